@@ -373,8 +373,8 @@ def load(
     Parameters
     ----------
     source : path or str
-        The folder of a bundle, or `user/name` or `user/name@revision` on the Hugging Face Hub. `hf://user/name` is
-        never a folder.
+        The folder of a bundle; `user/name` or `user/name@revision` on the Hugging Face Hub; or `zoo:NAME`, a ready
+        model (see `genretree models`). `hf://user/name` and `zoo:NAME` are never folders.
     runtime : {"torch", "openvino", "onnxruntime", "auto"}
         Backend for the networks. All but torch need an export, see `genretree export`.
     precision : {"float32", "bf16", "auto"}
@@ -389,7 +389,7 @@ def load(
     Raises
     ------
     BundleError
-        If a file of the bundle is missing, damaged or of another format.
+        If a file of the bundle is missing, damaged or of another format, or a ready model is not on this machine.
     MissingExtraError
         If the runtime is not installed.
     HubError

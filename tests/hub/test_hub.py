@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import soundfile as sf
 import yaml
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
-from stand_in_hub import LARGE, TOKEN, StandIn, stand_in
+from stand_in_hub import LARGE, StandIn
 
 import genretree
 from genretree.bundle.bundle import Bundle, load_bundle
@@ -55,18 +54,6 @@ def report(bundle: Bundle, store: Store, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def copy(bundle: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle.folder, tmp_path / "copy"))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
-    with stand_in() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
 
 
 def run(*words: object) -> Result:

@@ -23,7 +23,7 @@ import numpy as np
 
 from genretree.arrays import Array, Int64Array
 from genretree.bundle.hub.contents import OLD_TREES
-from genretree.bundle.hub.download import find_bundle
+from genretree.bundle.hub.find import find_bundle
 from genretree.bundle.manifest import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.checks import require_path
 from genretree.errors import BundleError, GenretreeError
@@ -251,7 +251,7 @@ def load_bundle(
     ----------
     folder : path or str
         A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub, also written
-        `hf://user/name`.
+        `hf://user/name`; or `zoo:NAME`, a ready model.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
         Runtime of the networks. All except torch need an export (see `genretree.bundle.export`); auto selects the
         fastest installed runtime that the bundle has an export for.

@@ -19,6 +19,7 @@ from genretree.cli import (
     learn,
     library,
     library_repair,
+    models,
     serve,
     similar,
     use,
@@ -55,6 +56,7 @@ _COMMANDS = (
     serve.serve,
     use.export,
     use.info,
+    models.models,
     hub.pull,
     hub.push,
     weights.weights,
@@ -74,7 +76,7 @@ _RESUMABLE = (
     "embed",
     "similar",
 )
-_RESUMABLE_LIBRARY = ("analyse", "apply", "undo", "clean")
+_RESUMABLE_SUBCOMMANDS = {"library": ("analyse", "apply", "undo", "clean"), "models": ("get", "make")}
 
 _WORDS = "genretree.cli.words"  # the command line, in the context's `meta`
 
@@ -109,7 +111,7 @@ def _write_utf8_on_windows() -> None:
 def _resume_hint(ctx: click.Context) -> str:
     """State what an interruption left, and the command that continues, quoted for a shell."""
     command, words = ctx.invoked_subcommand, ctx.meta[_WORDS]
-    resumable = command in _RESUMABLE or (command == "library" and words[1:2] and words[1] in _RESUMABLE_LIBRARY)
+    resumable = command in _RESUMABLE or bool({*_RESUMABLE_SUBCOMMANDS.get(command or "", ())} & {*words[1:2]})
     if resumable:
         # --restart would discard the finished work.
         again = [*(word for word in words if word != "--restart"), *ctx.meta.get(RESUME_WITH, ())]

@@ -16,6 +16,7 @@ from genretree.cli.options import (
     images_option,
     quiet_option,
     refuse,
+    require_folder,
     runtime_options,
 )
 from genretree.cli.output import echo, echo_json
@@ -175,7 +176,7 @@ def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) ->
     from genretree.explanation.similar.neighbours import FOLDER as NAME
     from genretree.explanation.similar.neighbours import build_index
 
-    n = build_index(bundle, Store(store), part, overwrite, progress=not quiet)
+    n = build_index(require_folder(bundle), Store(store), part, overwrite, progress=not quiet)
     echo(f"{bundle / NAME}: {n} tracks.")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genretree.cli.options import FOLDER, quiet_option
+from genretree.cli.options import FOLDER, quiet_option, require_folder
 from genretree.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def push(
     from genretree.bundle.hub.card import CardInfo
     from genretree.bundle.hub.upload import staged
 
+    require_folder(bundle)
     card_info = CardInfo(report=report, license=licence, data=data)
     if dry_run:
         with staged(bundle, name, revision, card_info, with_index) as outgoing:

@@ -125,7 +125,7 @@ def _path_options() -> list[Callable[..., Any]]:
 
 @library.command()
 @click.argument("places", nargs=-1, required=True, metavar="DIR...")
-@click.option("--bundle", type=FOLDER, help="Model bundle: a folder, or a name on the Hub. Required.")
+@click.option("--bundle", type=FOLDER, help="Model bundle: a folder, a name on the Hub, or zoo:NAME. Required.")
 @_database
 @click.option(
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of files analysed in parallel."

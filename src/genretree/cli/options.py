@@ -41,7 +41,7 @@ def vocabulary_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--download`."""
-    text = "Download BUNDLE from the Hub if it is not in the cache."
+    text = "Download BUNDLE, by a name on the Hub or zoo:NAME, if it is not in the cache."
     return click.option("--download", is_flag=True, help=text)(command)
 
 
@@ -65,6 +65,15 @@ def runtime_options(runtime: str, precision: str) -> Callable[[Callable[..., Any
         )(command)
 
     return add
+
+
+def require_folder(bundle: Path) -> Path:
+    """Refuse the name of a ready model where only the folder of a bundle can be used."""
+    from genretree.bundle.ready import parse_place
+
+    if parse_place(bundle) is not None:
+        raise SettingsError(f"{bundle}: give the folder of the bundle instead of its name; genretree models prints it")
+    return bundle
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

@@ -6,45 +6,32 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
+from genretree.bundle.ready import find_ready_model
+from genretree.cli.make_model import make_store, training_settings
 from genretree.cli.tables import show_evaluations, show_prediction
-from genretree.corpus.manifest import read_manifest
-from genretree.corpus.prepare import prepare
-from genretree.datasets.composed import ComposeSettings, compose_corpus
 from genretree.evaluation.evaluate import evaluate
 from genretree.evaluation.report import save_evaluation, write_report
 from genretree.files import printable_text
-from genretree.models import get_family
 from genretree.prediction.predict import predict_file
-from genretree.taxonomy import Taxonomy
 from genretree.training.train import train_once
 
-# Chosen on the validation part for a short run: many artists with short tracks, smaller images and fewer epochs than
-# the defaults. float32 gives the same results, up to rounding, on machines without bf16.
-CORPUS: dict[str, Any] = {"artists": 12, "tracks": 2, "seconds": 24.0}
-MODELS: dict[str, dict[str, Any]] = {
-    "cnn": {"image_size": 112, "epochs": 16, "warmup_epochs": 2, "learning_rate": 1e-3, "precision": "float32"},
-    "boosting": {"components": 128, "epochs": 60, "image_size": 64},
-}
+_MODELS = ("composed-cnn", "composed-boosting")  # both are trained on the same corpus
 
 
 def run_quickstart(out: Path, seed: int = 0, progress: bool = True) -> None:
     """Run the full pipeline in the folder `out` and print the results; steps that are finished there are skipped."""
     began = time.monotonic()
-    _print("1/5  compose: synthetic music for 16 sub-genres")
-    tracks = compose_corpus(out / "corpus", ComposeSettings.build({**CORPUS, "seed": seed}), progress=progress)
-    _print("2/5  prepare: mel, CQT and chroma images of 11.4 s slices")
-    manifest = read_manifest(tracks, Taxonomy.builtin("ccmusic"), group="artist")
-    store = prepare(manifest, out / "store", seed=seed, progress=progress)
+    recipes = [recipe for name in _MODELS if (recipe := find_ready_model(name).train) is not None]
+    store = make_store(recipes[0].corpus, out, seed=seed, progress=progress, show=_print, steps=5)
     bundles = []
-    for family, settings in MODELS.items():
-        _print(f"3/5  train {family}")
-        model_settings = get_family(family).settings_type.build({**settings, "seed": seed})
-        bundles.append(train_once(store, family, out / family, model_settings, progress=progress))
+    for recipe in recipes:
+        _print(f"3/5  train {recipe.family}")
+        settings = training_settings(recipe, seed)
+        bundles.append(train_once(store, recipe.family, out / recipe.family, settings, progress=progress))
     _print("4/5  evaluate: on held-out artists")
     evaluations = [evaluate(bundle, store, progress=progress) for bundle in bundles]
     for evaluation in evaluations:

@@ -92,7 +92,7 @@ def serve(
     music: Path | None,
     **options: Any,
 ) -> None:
-    """Serve a web page and an HTTP interface for one BUNDLE or several (folders, or Hub names).
+    """Serve a web page and an HTTP interface for one BUNDLE or several (folders, Hub names or zoo:NAME).
 
     By default only this machine can reach the service (see --host), and it sends no requests to others. Models are
     named after their folders; the first is the default.

@@ -262,6 +262,34 @@ def show_weights(sources: Sequence[WeightSource]) -> None:
     console.print("Download: genretree weights get NAME. Full hashes and URLs: genretree weights list --json")
 
 
+def show_models(models: Sequence[Mapping[str, Any]]) -> None:
+    """Print the ready models, as `genretree models --json` describes them."""
+    table = Table()
+    for column in ("name", "state", "tree", "licence", "MB", "accuracy in %, by track"):
+        table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
+    for model in models:
+        levels = model["results"][0]["accuracy"].items()
+        accuracy = ", ".join(f"{level} {share:.1f}" for level, share in levels)
+        state = model["state"] if model["origin"] is None else f"{model['state']} ({model['origin']})"
+        table.add_row(model["name"], state, model["tree"], model["licence"], f"{model['size'] / 1e6:.1f}", accuracy)
+    console = make_console()
+    console.print(table)
+    for model in models:
+        result = model["results"][0]
+        console.print(f"[bold]{model['name']}[/]: {escape(model['summary'])}", soft_wrap=True)
+        console.print(f"  right for: {escape(model['use'])}", soft_wrap=True)
+        for limit in model["limits"]:
+            console.print(f"  limit: {escape(limit)}", soft_wrap=True)
+        console.print(f"  measured on: {escape(result['data'])} ({escape(result['split'])})", soft_wrap=True)
+        if model["problem"] is not None:
+            console.print(f"  problem: {escape(model['problem'])}", soft_wrap=True)
+        if model["folder"] is not None:
+            console.print(f"  folder: {escape(model['folder'])}", soft_wrap=True)
+        steps = "; ".join(filter(None, (model["needs"], model["command"])))
+        command = steps if model["folder"] is None else f"genretree predict --model {model['name']} song.mp3"
+        console.print(f"  next: {escape(command)}", soft_wrap=True)
+
+
 def show_recipe(name: str, recipe: Recipe) -> None:
     """Print a recipe with its command, settings and results."""
     console = make_console()

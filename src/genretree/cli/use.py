@@ -17,6 +17,7 @@ from genretree.cli.options import (
     download_option,
     images_option,
     quiet_option,
+    require_folder,
     runtime_options,
     vocabulary_option,
     write_or_print,
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Without a bundle: compare the audio with text, by a CLAP checkpoint: clap, hf://USER/NAME, or a folder.",
 )
+@click.option(
+    "--model", metavar="NAME", help="Ready model instead of BUNDLE: short for zoo:NAME (see: genretree models)."
+)
 @click.option("--prompt", help="Template of the texts for --zero-shot.  [default: This is {genre} music.]")
 @click.option("--force", is_flag=True, help="Predict a genre for files that are not music, too, such as speech.")
 @click.option("--check-music", is_flag=True, help="Detect files that are not music for BUNDLE; needs mn04's weights.")
@@ -91,6 +95,7 @@ def predict(
     tree: str | None,
     vocabulary: Path | None,
     zero_shot: str | None,
+    model: str | None,
     prompt: str | None,
     force: bool,
     check_music: bool,
@@ -101,7 +106,9 @@ def predict(
     download: bool,
     quiet: bool,
 ) -> None:
-    """Predict the genre paths of all audio files in PATHS (files or folders) with BUNDLE (a folder or Hub name).
+    """Predict the genre paths of all audio files in PATHS (files or folders) with BUNDLE.
+
+    BUNDLE is a folder, a name on the Hub, or zoo:NAME for a ready model (see: genretree models).
 
     Without a bundle, genres are derived from the tags of the audio tagger mn04, for any genre tree whose names it knows
     (see: genretree vocabulary). This needs its weights: genretree weights get mn04. Speech, noise and silence are named
@@ -121,7 +128,7 @@ def predict(
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
-    bundle, image_paths, audio_paths = _split_paths(paths, zero_shot, prompt)
+    bundle, image_paths, audio_paths = _split_paths(paths, zero_shot, model, prompt)
     sets = find_image_sets(image_paths)
     if (one_track or image_form != "auto") and not sets:
         option = "--one-track" if one_track else "--images"
@@ -182,7 +189,7 @@ def export(bundle: Path, to: ExportFormat, out: Path | None, overwrite: bool) ->
     """
     from genretree.bundle.export import export_bundle
 
-    exported = export_bundle(bundle, to, out, overwrite)
+    exported = export_bundle(require_folder(bundle), to, out, overwrite)
     echo(
         f"{exported.folder}: {', '.join(exported.files)} "
         f"(probabilities differ from torch by at most {exported.difference:.0e})."
@@ -193,7 +200,7 @@ def export(bundle: Path, to: ExportFormat, out: Path | None, overwrite: bool) ->
 @click.argument("folder", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print the information as JSON.")
 def info(folder: Path, as_json: bool) -> None:
-    """Show the contents of a store or a bundle: FOLDER, or the Hub name of a bundle in the cache."""
+    """Show the contents of a store or a bundle: FOLDER, or a bundle in the cache by its Hub name or zoo:NAME."""
     from genretree.bundle.hub import find_bundle
     from genretree.bundle.manifest import read_description
     from genretree.cli.tables import show_bundle, show_store
@@ -225,19 +232,24 @@ def _find_files(paths: Sequence[Path], walk: SoundWalk) -> list[Path | Predictio
 
 
 def _split_paths(
-    paths: Sequence[Path], zero_shot: str | None, prompt: str | None
+    paths: Sequence[Path], zero_shot: str | None, model: str | None, prompt: str | None
 ) -> tuple[Path | None, list[Path], list[Path]]:
-    """Separate the bundle, if the first path is one, from paths of images and of audio."""
+    """Separate the bundle, which is the first path or a ready model, from paths of images and of audio."""
+    from genretree.bundle.ready import SCHEME
     from genretree.prediction.from_images import find_content
 
     content = {path: find_content(path) for path in dict.fromkeys(paths)}
     if prompt is not None and zero_shot is None:
         raise click.UsageError("--prompt needs --zero-shot")
+    if model is not None and zero_shot is not None:
+        raise click.UsageError("give either --model or --zero-shot")
     is_bundle = (paths[0] / "bundle.json").exists()
-    if is_bundle and zero_shot is not None:
-        raise click.UsageError(f"give either a bundle ({printable(paths[0])}) or --zero-shot")
-    bundle = paths[0] if is_bundle or (content[paths[0]] is None and zero_shot is None) else None
-    rest = paths if bundle is None else paths[1:]
+    instead = "--zero-shot" if model is None else "--model"
+    if is_bundle and (zero_shot, model) != (None, None):
+        raise click.UsageError(f"give either a bundle ({printable(paths[0])}) or {instead}")
+    bundle, rest = (None if model is None else Path(f"{SCHEME}{model}")), paths
+    if is_bundle or (content[paths[0]] is None and (zero_shot, model) == (None, None)):
+        bundle, rest = paths[0], paths[1:]
     if not rest:
         raise click.UsageError("Missing argument 'PATHS...': pass audio files or folders after the bundle.")
     images = [path for path in rest if content[path] == "images"]

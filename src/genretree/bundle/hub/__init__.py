@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from genretree.bundle.hub.download import Pulled, find_bundle, pull
+from genretree.bundle.hub.download import Pulled, pull
+from genretree.bundle.hub.find import find_bundle
 from genretree.bundle.hub.upload import Pushed, push
 
 __all__ = ["Pulled", "Pushed", "find_bundle", "pull", "push"]

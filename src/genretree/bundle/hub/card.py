@@ -10,11 +10,13 @@ from typing import Any
 
 from genretree.bundle.hub.contents import read_json
 from genretree.bundle.hub.names import parse_name
+from genretree.bundle.ready import parse_place
 from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.errors import HubError
 from genretree.settings import SAMPLE_RATE
 from genretree.taxonomy import Taxonomy, format_path
 
+CARD = "README.md"
 _METRICS = "metrics.json"
 _N_WEAKEST = 3
 _FEW_GROUPS = 30
@@ -34,11 +36,14 @@ class CardInfo:
         The Hub's identifier: `cc-by-4.0`, `mit`.
     data : str, optional
         Description of the training data, one sentence.
+    limits : tuple of str
+        Further limitations, one sentence each.
     """
 
     report: str | Path | None = None
     license: str | None = None
     data: str | None = None
+    limits: tuple[str, ...] = ()
 
 
 def read_metrics(report: str | Path | None, content: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -73,7 +78,7 @@ def write_card(content: Mapping[str, Any], card_info: CardInfo, repo: str, metri
         The content of `bundle.json`.
     card_info : CardInfo
     repo : str
-        `user/name`.
+        `user/name` on the Hub, or `zoo:NAME` for a ready model that was made on this machine.
     metrics : mapping, optional
         The result of `read_metrics`.
 
@@ -99,6 +104,7 @@ def write_card(content: Mapping[str, Any], card_info: CardInfo, repo: str, metri
     return environment.get_template("card.md.j2").render(
         metadata=_metadata(card_info, repo, metrics).to_yaml(),
         repo=repo,
+        ready_model=parse_place(repo),
         family=content["family"],
         heads=content["settings"].get("heads", "tree"),
         seconds=content["images"]["slice_seconds"],
@@ -156,7 +162,7 @@ def _metadata(card_info: CardInfo, repo: str, metrics: Mapping[str, Any] | None)
         library_name="genretree",
         pipeline_tag="audio-classification",
         tags=["genretree", "music", "music-genre", "music-information-retrieval"],
-        model_name=repo.split("/")[1] if results else None,
+        model_name=(parse_place(repo) or repo.split("/")[-1]) if results else None,
         eval_results=results or None,
     )
 

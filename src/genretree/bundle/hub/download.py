@@ -1,4 +1,4 @@
-"""Pulling a bundle from the Hugging Face Hub, and finding one by path or name."""
+"""Pulling a bundle from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from genretree.bundle.hub.cache import ORIGIN, find_pulled, hub_cache, snapshot_folder, write_ref
+from genretree.bundle.hub.cache import ORIGIN, hub_cache, snapshot_folder, write_ref
 from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import check_types
-from genretree.bundle.hub.names import HubName, has_scheme, is_commit, parse_name, require_name
+from genretree.bundle.hub.names import HubName, is_commit, require_name
 from genretree.bundle.manifest import DESCRIPTION, check_files, read_description
 from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, GenretreeError, HubError, MissingExtraError
@@ -43,46 +43,6 @@ class Pulled:
     def pinned(self) -> str:
         """Name that always refers to the same bytes: `user/name@COMMIT`."""
         return f"{self.name.repo}@{self.commit}"
-
-
-def find_bundle(place: str | Path, download: bool = False, progress: bool = False) -> Path:
-    """Return the folder of a bundle, given its path or its name on the Hub.
-
-    Parameters
-    ----------
-    place : path or str
-        A folder, which takes precedence; or `user/name` or `user/name@revision`. `hf://user/name` is never a folder.
-    download : bool
-        Pull a bundle that is not in the cache. By default no request is made; a bundle in the cache is never replaced.
-    progress : bool
-        Show a progress bar on standard error.
-
-    Returns
-    -------
-    Path
-        `place` itself if it is neither a folder nor a name on the Hub; it need not hold a bundle.
-
-    Raises
-    ------
-    HubError
-        If the named bundle is not in the cache, or can't be pulled.
-    """
-    folder = Path(place)
-    if has_scheme(place):
-        name: HubName | None = require_name(Path(place).as_posix())
-    else:
-        name = None if folder.exists() else parse_name(folder)
-    if name is None:
-        return folder
-    pulled = find_pulled(name)
-    if pulled is not None:
-        return pulled
-    if download:
-        return pull(str(name), progress=progress).folder
-    raise HubError(
-        f"{name}: no such bundle on this machine, neither as a folder nor pulled from the Hub; "
-        f"if it is there, get it with: genretree pull {name}"
-    )
 
 
 def pull(name: str, *, revision: str | None = None, to: str | Path | None = None, progress: bool = False) -> Pulled:

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genretree.bundle.hub.card import CardInfo, read_metrics, write_card
+from genretree.bundle.hub.card import CARD, CardInfo, read_metrics, write_card
 from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import OLD_TREES, check_types, clean_config, clean_description, read_json
 from genretree.bundle.hub.names import MAIN, HubName, require_name
@@ -25,7 +25,6 @@ from genretree.models.runtime.types import EXPORT_FORMATS
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-CARD = "README.md"
 _INDEX = "index"  # contains the names of the training tracks
 _COMMON_FILES = (CARD, ".gitattributes", "LICENSE", "LICENSE.txt", "LICENSE.md")  # may be in any repository
 

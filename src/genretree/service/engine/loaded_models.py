@@ -10,6 +10,7 @@ from typing import Any
 
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import read_description
+from genretree.bundle.ready import SCHEME
 from genretree.errors import SettingsError
 from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
@@ -29,7 +30,7 @@ class LoadedModel:
     Parameters
     ----------
     name : str
-        Name of its folder.
+        Name of its folder, or of the ready model.
     bundle : Bundle
     metadata : mapping
         Response of `GET /v1/models` for this model.
@@ -54,7 +55,7 @@ def load_models(
     """
     models: dict[str, LoadedModel] = {}
     for folder in folders:
-        name = Path(folder).resolve().name
+        name = Path(folder).resolve().name.removeprefix(SCHEME)
         if name in models:
             raise SettingsError(f"two bundles are named '{name}'; rename one of the folders, which name the models")
         bundle = load_bundle(folder, runtime, precision)

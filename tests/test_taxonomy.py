@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from genretree.errors import TaxonomyError
-from genretree.taxonomy import Taxonomy
+from genretree.errors import ArgumentError, TaxonomyError
+from genretree.taxonomy import (
+    UNSPECIFIED,
+    NodePath,
+    Taxonomy,
+    display_level,
+    display_name,
+    display_path,
+    display_text,
+    drop_unspecified,
+    is_same_branch,
+    same_name,
+)
 
 # Index order as published on the data set's card.
 LEVEL_2 = ["Symphony", "Opera", "Solo", "Chamber", "Pop", "Dance_and_house", "Indie", "Soul_or_RnB", "Rock"]
@@ -67,22 +79,43 @@ def test_a_leaf_is_found_by_name_or_path(tree: Taxonomy, genre: str | tuple[str,
 
 def test_a_short_leaf_written_out_for_every_level_is_found(tree: Taxonomy) -> None:
     assert tree.leaves[tree.find_leaf(("Classic", "Opera", "Opera"))] == ("Classic", "Opera")
+    assert tree.leaves[tree.find_leaf(("Opera", "Opera"))] == ("Classic", "Opera")
+    with pytest.raises(TaxonomyError, match="not a leaf"):
+        tree.find_leaf(("Classic", "Opera", "Symphony"))
+
+
+def test_a_leaf_with_its_parents_name_is_found() -> None:
+    tree = Taxonomy.from_nested({"Pop": {"Indie": ["Indie", "Dream pop"]}, "Jazz": None})
+    assert tree.find_leaf("Pop/Indie/Indie") == 0
+
+
+def test_a_full_path_has_precedence_over_the_end_of_another() -> None:
+    tree = Taxonomy.from_nested({"Metal": ["Rock", "Doom"], "Rock": None})
+    assert tree.leaves[tree.find_leaf("Rock")] == ("Rock",)
+    assert tree.leaves[tree.find_leaf("Metal/Rock")] == ("Metal", "Rock")
 
 
 @pytest.mark.parametrize(
-    ("genre", "hint"),
-    [("Soft_rok", "did you mean 'Soft_rock'"), ("Rock", "sub-genres"), ("Polka", "its leaves are"), ("", "not a leaf")],
+    ("genre", "message"),
+    [
+        ("Soft_rok", "'Soft_rok' is not a leaf of the tree; did you mean 'Soft_rock'?"),
+        ("Rock", "'Rock' is not a leaf of the tree; it has sub-genres, use one of them"),
+        ("Polka", f"'Polka' is not a leaf of the tree; its leaves are: {', '.join(LEVEL_3)}"),
+        (("Opera", "Rock"), "'Opera > Rock' is not a leaf of the tree; it has sub-genres, use one of them"),
+        ("", "'' is not a leaf of the tree"),
+    ],
 )
-def test_an_unknown_name_says_what_comes_near(tree: Taxonomy, genre: str, hint: str) -> None:
-    with pytest.raises(TaxonomyError, match=hint):
+def test_an_unknown_name_says_what_comes_near(tree: Taxonomy, genre: str | tuple[str, ...], message: str) -> None:
+    with pytest.raises(TaxonomyError) as caught:
         tree.find_leaf(genre)
+    assert str(caught.value) == message
 
 
 def test_a_name_under_two_parents_needs_its_path() -> None:
     tree = Taxonomy.from_nested({"Rock": ["Live", "Studio"], "Jazz": ["Live"]})
     assert tree.labels(1) == ("Rock > Live", "Studio", "Jazz > Live")
     assert tree.leaves[tree.find_leaf("Jazz/Live")] == ("Jazz", "Live")
-    with pytest.raises(TaxonomyError, match="is ambiguous"):
+    with pytest.raises(TaxonomyError, match="'Live' is ambiguous: 'Rock > Live', 'Jazz > Live'; use the path"):
         tree.find_leaf("Live")
 
 
@@ -94,6 +127,47 @@ def test_yaml_file_and_inferred_paths_agree(tmp_path: Path) -> None:
     assert read == Taxonomy.from_paths(paths)
     assert Taxonomy.load(file) == read
     assert Taxonomy.from_json(read.to_json()) == read
+
+
+def test_levels_are_named_in_the_file_or_by_the_caller(tmp_path: Path) -> None:
+    file = tmp_path / "tree.yaml"
+    file.write_text("levels: [Branch, Genre]\ntree:\n  Classic: [Opera]\n  Pop:\n")
+    read = Taxonomy.from_yaml(file)
+    assert read.levels == ("Branch", "Genre")
+    assert read.leaves == (("Classic", "Opera"), ("Pop",))
+    assert Taxonomy.from_paths([("Pop",), ("Classic", "Opera")], ["Branch", "Genre"]) == read
+    assert Taxonomy.from_paths([("Pop",), ("Classic", "Opera")]).levels == ("level_1", "level_2")
+
+
+def test_a_tree_is_loaded_from_a_file_of_any_name_or_built_in(tmp_path: Path) -> None:
+    (tmp_path / "my tree").write_text("[a, b]")
+    assert Taxonomy.load(tmp_path / "my tree").leaves == (("a",), ("b",))
+    assert Taxonomy.load("ccmusic") == Taxonomy.builtin() == Taxonomy.builtin("ccmusic")
+    for name in ("none.yaml", "none.yml", "none.JSON"):  # not taken for names of built-in trees
+        with pytest.raises(TaxonomyError, match=f"{name}: cannot read the tree file"):
+            Taxonomy.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"leaves": [["a"], ["b"]], "levels": "g"},
+        {"leaves": ["a", "b"], "levels": ["g"]},
+        {"leaves": "ab", "levels": ["g"]},
+        {"leaves": None, "levels": None},
+    ],
+)
+def test_what_is_not_a_saved_tree_is_refused(content: dict[str, Any]) -> None:
+    with pytest.raises(TaxonomyError, match="not a saved genre tree: .*(lists of names|'leaves')"):
+        Taxonomy.from_json(content)
+
+
+def test_level_names_that_are_not_a_sequence_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="levels must be a sequence of names, got str"):
+        Taxonomy.from_nested({"a": ["b", "c"]}, "xy")
+    with pytest.raises(ArgumentError, match="levels must be a sequence of names, got int"):
+        Taxonomy.from_nested(["a", "b"], 3)  # type: ignore[arg-type]
 
 
 def test_one_to_four_levels_with_leaves_at_different_depths() -> None:
@@ -116,6 +190,10 @@ def test_one_to_four_levels_with_leaves_at_different_depths() -> None:
         ("a: [Big band, big_band]", "differ only in letter case"),
         ("", "neither a name|empty"),
         ("a: [b", "not valid YAML"),
+        ("[" * 500, "not valid YAML: nested too deeply"),
+        ("{levels: 3, tree: [a, b]}", "levels must be a list of names, got 3"),
+        ("{levels: xy, tree: {a: [b, c]}}", "levels must be a list of names, got 'xy'"),
+        ("{levels: [x, 1], tree: {a: [b, c]}}", "1 is not a name"),
     ],
 )
 def test_a_malformed_tree_file_is_refused_and_named(tmp_path: Path, content: str, problem: str) -> None:
@@ -127,12 +205,12 @@ def test_a_malformed_tree_file_is_refused_and_named(tmp_path: Path, content: str
 
 
 def test_music_beside_its_sub_genres_is_refused() -> None:
-    with pytest.raises(TaxonomyError, match="sub-genres"):
+    with pytest.raises(TaxonomyError, match="'Rock' contains music but has sub-genres"):
         Taxonomy.from_paths([("Rock",), ("Rock", "Soft"), ("Pop",)])
 
 
 def test_an_unknown_builtin_tree_lists_those_there_are() -> None:
-    with pytest.raises(TaxonomyError, match="ccmusic"):
+    with pytest.raises(TaxonomyError, match=r"unknown built-in tree 'nothing'; available: .*\bccmusic\b"):
         Taxonomy.load("nothing")
 
 
@@ -161,10 +239,70 @@ def test_a_decoded_path_never_contradicts_itself_where_the_best_of_each_level_wo
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("Rock: [Metal]\nRock: [Punk]\n", "two lines"), ("a: &x [b, *x]\n", "references")]
+    ("text", "message"), [("Rock: [Metal]\nRock: [Punk]\n", r"'Rock' has two lines\n.*line 2"), ("a: &x [b, *x]\n", "references")]
 )
 def test_repeated_keys_and_references_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "tree.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(TaxonomyError, match=message):
         Taxonomy.load(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (("Rock",), ("Rock", "Punk"), True),
+        (("Rock", "Punk"), ("Rock",), True),
+        (("Rock", "Punk"), ("Rock", "Punk"), True),
+        (("Rock", "Punk"), ("Rock", "Indie"), False),
+        (("Pop",), ("Rock", "Punk"), False),
+    ],
+)
+def test_an_ancestor_is_on_the_same_branch(one: NodePath, other: NodePath, expected: bool) -> None:
+    assert is_same_branch(one, list(other)) == expected
+
+
+def test_names_are_the_same_up_to_case_and_separators() -> None:
+    assert same_name(("Rock", "Soft_rock"), ["ROCK", "soft-rock"])
+    assert not same_name(("Rock", "Soft rock"), ("Rock", "Softrock"))
+    assert not same_name(("Soft rock",), ("Rock", "Soft rock"))
+
+
+def test_only_an_unspecified_leaf_is_dropped() -> None:
+    assert drop_unspecified(("Rock", "Punk", UNSPECIFIED)) == ("Rock", "Punk")
+    assert drop_unspecified(("Rock", "Punk")) == ("Rock", "Punk")
+    assert drop_unspecified((UNSPECIFIED, "Punk", "Oi")) == (UNSPECIFIED, "Punk", "Oi")
+    assert drop_unspecified(()) == ()
+
+
+def test_names_are_displayed_as_people_write_them() -> None:
+    names = {
+        "Non_classic": "Non-classical",
+        "classic_RNB_pop": "Classic R&B pop",
+        "rnb": "R&B",
+        "non_fiction": "Non-fiction",
+        "NON music": "Non-music",
+        "Canon_music": "Canon music",
+        "": "",
+    }
+    assert {name: display_name(name) for name in names} == names
+    assert display_path(("Non_classic", "Rock", "Soft_rock")) == "Non-classical > Rock > Soft rock"
+    assert display_path(("Classic", "classical")) == "Classical"
+    assert display_text("rock, Soft_rock or Classic; live") == "rock, Soft rock or Classical; live"
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "depth", "expected"),
+    [
+        ("sound_family", 0, 2, "Sound family"),
+        ("level_1", 0, 1, "Genre"),
+        ("level 2", 1, 2, "Subgenre"),
+        ("fst_level", 0, 3, "Branch"),
+        ("thr_level_label", 2, 3, "Subgenre"),
+        ("level-4", 3, 4, "Style"),
+        ("level_3", 2, 2, "Level 3"),  # of a deeper tree
+        ("level_2", 1, 5, "Level 2"),
+    ],
+)
+def test_a_level_without_a_name_of_its_own_gets_one(name: str, level: int, depth: int, expected: str) -> None:
+    assert display_level(name, level, depth) == expected

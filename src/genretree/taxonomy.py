@@ -116,6 +116,8 @@ class Taxonomy:
         if not leaves:
             raise TaxonomyError("the tree is empty")
         depth = max(len(leaf) for leaf in leaves)
+        if levels is not None:
+            require_iterable("levels", levels, "names")
         names = tuple(levels) if levels is not None else tuple(f"level_{i + 1}" for i in range(depth))
         return cls(leaves, names)
 
@@ -177,6 +179,8 @@ class Taxonomy:
         levels = None
         if isinstance(content, dict) and set(content) == {"levels", "tree"}:
             content, levels = content["tree"], content["levels"]
+            if levels is not None and not isinstance(levels, list):
+                raise TaxonomyError(f"{source}: levels must be a list of names, got {levels!r}")
         try:
             return cls.from_nested(content, levels)
         except TaxonomyError as error:

@@ -159,7 +159,7 @@ def test_a_tree_is_loaded_from_a_file_of_any_name_or_built_in(tmp_path: Path) ->
     ],
 )
 def test_what_is_not_a_saved_tree_is_refused(content: dict[str, Any]) -> None:
-    with pytest.raises(TaxonomyError, match="not a saved genre tree: .*(lists of names|'leaves')"):
+    with pytest.raises(TaxonomyError, match=r"not a saved genre tree: .*(lists of names|'leaves')"):
         Taxonomy.from_json(content)
 
 
@@ -239,7 +239,8 @@ def test_a_decoded_path_never_contradicts_itself_where_the_best_of_each_level_wo
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("Rock: [Metal]\nRock: [Punk]\n", r"'Rock' has two lines\n.*line 2"), ("a: &x [b, *x]\n", "references")]
+    ("text", "message"),
+    [("Rock: [Metal]\nRock: [Punk]\n", r"'Rock' has two lines\n.*line 2"), ("a: &x [b, *x]\n", "references")],
 )
 def test_repeated_keys_and_references_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "tree.yaml"

@@ -88,12 +88,21 @@ def test_slices_of_a_track_count_as_one() -> None:
         {"track": [1, 1], "slice": [1, 1, 1], "tracks": 3, "source": "x"},
         {"track": [1, 1, 0], "slice": [1, 1, 1], "tracks": 3, "source": "x"},
         {"track": [1, 1, 1], "slice": [1, 1, float("nan")], "tracks": 3, "source": "x"},
+        {"track": [1, 1, 1], "slice": [1, 1, float("inf")], "tracks": 3, "source": "x"},
+        {"track": [1, 1, 1], "slice": [1, 1, 1], "tracks": float("inf"), "source": "x"},
         {"track": 3, "slice": [1, 1, 1], "tracks": 3, "source": "x"},
     ],
 )
 def test_a_calibration_that_does_not_fit_refuses(content: dict) -> None:
     with pytest.raises(ValueError, match="not a"):
         Calibration.from_json(content, 3)
+
+
+def test_a_calibration_survives_its_json() -> None:
+    calibration = Calibration(track=(0.5, 1.2), slice=(2.0, 0.7), tracks=12, source="the validation part")
+    content = calibration.to_json()
+    assert content == {"track": [0.5, 1.2], "slice": [2.0, 0.7], "tracks": 12, "source": "the validation part"}
+    assert Calibration.from_json(json.loads(json.dumps(content)), 2) == calibration
 
 
 def test_training_calibrates_and_the_bundle_keeps_it(store: Store, tmp_path: Path) -> None:

@@ -178,9 +178,8 @@ def split_groups(
     -----
     The only group of a leaf stays in training: a leaf without training data cannot be tested.
     """
-    for label, share in (("test", test), ("validation", validation)):
-        if not 0 <= share <= 0.5:
-            raise CorpusError(f"the {label} share must be in [0, 0.5], got {share}")
+    _check_share("test", test)
+    _check_share("validation", validation)
     parts = np.full(len(leaves), "train", dtype=object)
     movable = ~np.isin(groups, _only_groups(leaves, groups))
     held_out = _hold_out(leaves, groups, np.flatnonzero(movable), test * len(leaves), seed)
@@ -204,6 +203,7 @@ def fold_groups(
 
     The validation part of every split is held out from the other folds, also by whole groups.
     """
+    _check_share("validation", validation)
     if folds < 2:
         raise CorpusError(f"folds must be at least 2, got {folds}")
     if len(np.unique(groups)) < folds:
@@ -234,6 +234,11 @@ def split_slices(
     alone = np.arange(len(slice_leaves))
     split = split_groups(slice_leaves, alone, test=test, validation=validation, seed=seed, name=name)
     return Split(name=name, protocol="slice", seed=seed, parts=split.parts)
+
+
+def _check_share(part: str, share: float) -> None:
+    if not 0 <= share <= 0.5:
+        raise CorpusError(f"the {part} share must be in [0, 0.5], got {share}")
 
 
 def _only_groups(

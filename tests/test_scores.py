@@ -2,9 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 
-from genretree.metrics.scores import compare_accuracies, score_hierarchy, score_units
+from genretree.metrics.intervals import accuracy_interval
+from genretree.metrics.scores import compare_accuracies, decode_levels, name_path, score_hierarchy, score_units
 from genretree.taxonomy import Taxonomy
 
 CCMUSIC = Taxonomy.builtin()
@@ -13,7 +22,7 @@ TREE = Taxonomy.from_nested({"A": ["a", "b"], "B": {"C": ["c", "d"], "D": None}}
 
 def _random_case(n: int = 300) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    leaves = rng.integers(0, 16, n)
+    leaves = rng.integers(0, 14, n)  # two leaves don't occur
     probabilities = rng.dirichlet(np.ones(16), n) + 0.4 * np.eye(16)[leaves]
     return CCMUSIC.sum_levels(probabilities / probabilities.sum(axis=1, keepdims=True)), leaves, np.arange(n) // 10
 
@@ -23,15 +32,61 @@ def test_scores_of_a_level_are_scikit_learns() -> None:
     found = score_units(CCMUSIC, "independent", levels, leaves, groups, 0)
     for i, level in enumerate(found.levels):
         truth, predicted = CCMUSIC.ancestors[leaves, i], levels[i].argmax(axis=1)
+        assert level.name == CCMUSIC.levels[i]
+        assert level.accuracy == pytest.approx(accuracy_score(truth, predicted))
+        assert level.ci95 == accuracy_interval(truth == predicted, groups)
+        assert level.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
         assert level.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
         assert level.kappa == pytest.approx(cohen_kappa_score(truth, predicted))
         classes = np.arange(levels[i].shape[1])
+        assert np.array_equal(level.confusion, confusion_matrix(truth, predicted, labels=classes))
+        expected = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
+        columns = [(item.precision, item.recall, item.f1, item.support) for item in level.classes]
+        np.testing.assert_allclose(columns, np.transpose(expected))
+        assert tuple(item.name for item in level.classes) == CCMUSIC.labels(i)
         for k, share in level.top.items():
             assert share == pytest.approx(top_k_accuracy_score(truth, levels[i], k=k, labels=classes))
         assert set(level.top) == {k for k in (2, 3) if k < len(classes)}
     assert found.levels[0].branches == ()
     assert found.levels[1].branches == (4,)
     assert found.levels[2].branches == (1, 2, 3, 4, 7, 9, 11, 12)
+
+
+def test_scores_of_units_name_their_numbers() -> None:
+    levels, leaves, groups = _random_case()
+    found = score_units(CCMUSIC, "independent", levels, leaves, groups, 0)
+    assert (found.n, found.groups) == (300, 30)
+    assert found.effective_groups == pytest.approx(30)  # all of the same size
+    assert not found.few_groups
+    assert found.overall == pytest.approx(np.mean([level.accuracy for level in found.levels]))
+    predicted = decode_levels(CCMUSIC, "independent", levels)
+    assert found.hierarchical == score_hierarchy(CCMUSIC, predicted, leaves)
+    possible = {tuple(path) for path in CCMUSIC.ancestors}
+    assert 0 < found.contradictions == pytest.approx(np.mean([tuple(row) not in possible for row in predicted]))
+    uneven = np.minimum(groups, 2)
+    few = score_units(CCMUSIC, "tree", levels, leaves, uneven, 0)
+    assert few.effective_groups == pytest.approx(1 / sum((np.array([10, 10, 280]) / 300) ** 2))
+    assert few.few_groups
+    assert few.contradictions == 0
+
+
+def test_a_tree_decodes_the_best_path_and_independent_heads_the_best_nodes() -> None:
+    levels = [np.array([[0.55, 0.45]]), np.array([[0.3, 0.25, 0.45, 0.0]]), np.array([[0.3, 0.25, 0.2, 0.25, 0.0]])]
+    path = decode_levels(TREE, "tree", levels)[0]
+    assert path.tolist() == [0, 0, 0]  # 0.55 + 0.3 + 0.3 > 0.45 + 0.45 + 0.2
+    assert name_path(TREE, "tree", path) == ("A", "a")
+    nodes = decode_levels(TREE, "independent", levels)[0]
+    assert nodes.tolist() == [0, 2, 0]
+    assert name_path(TREE, "independent", nodes) == ("A", "C", "a")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_level_of_one_node_is_scored_without_warnings() -> None:
+    one = Taxonomy.from_nested({"all": ["x", "y"]})
+    levels = one.sum_levels(np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]]))
+    found = score_units(one, "tree", levels, np.array([0, 1, 0]), np.arange(3), 0)
+    assert (found.levels[0].accuracy, found.levels[0].kappa, found.levels[0].top) == (1, 0, {})
+    assert found.levels[0].confusion == ((3,),)
 
 
 def test_hierarchical_scores_are_those_worked_out_by_hand() -> None:
@@ -77,6 +132,8 @@ def test_the_calibration_error_is_the_gap_weighed_by_bins() -> None:
     assert trust.ece_before == pytest.approx(abs(0.75 - 325 / 400))
     assert [item.n for item in trust.bins] == [100, 300]
     assert trust.bins[0].accuracy == pytest.approx(0.4)
+    assert [item.confidence for item in trust.bins] == pytest.approx([0.65, 0.95])
+    assert [(item.confidence, item.n) for item in trust.bins_before] == [(pytest.approx(0.75), 400)]
 
 
 def test_chance_alone_explains_the_error_of_good_probabilities() -> None:
@@ -99,6 +156,7 @@ def test_a_difference_is_distinguished_from_none() -> None:
     groups = np.repeat(np.arange(50), 4)
     first, second = rng.random((200, 1)) < 0.85, rng.random((200, 1)) < 0.6
     better = compare_accuracies(["x"], first, second, groups)[0]
+    assert better.name == "x"
     assert better.ci95[0] > 0
     assert better.p_value < 0.001
     assert better.difference == pytest.approx(first.mean() - second.mean())

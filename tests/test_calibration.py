@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
-from genretree.metrics.calibration import Calibration, fit_calibration, temper
+from genretree.metrics.calibration import Calibration, average_by, fit_calibration, temper
 from genretree.metrics.scores import score_units
 from genretree.models.base import OutOfFoldPredictions
 from genretree.settings import Heads
@@ -40,6 +41,7 @@ def test_planted_temperatures_are_found_and_undone(taxonomy: Taxonomy, heads: He
     held = OutOfFoldPredictions(wrong, truth, np.arange(len(truth)))
     found = fit_calibration(held, taxonomy, heads, "here")
     np.testing.assert_allclose(found.track, 1 / np.array(planted), rtol=0.15)
+    assert (found.tracks, found.source) == (6000, "here")
     assert found.slice == found.track  # each track has one slice here
     mended = temper(wrong, found.track, taxonomy, heads)
     groups = np.arange(len(truth))
@@ -62,6 +64,26 @@ def test_a_tempered_tree_still_adds_up(temperatures: list[float], seed: int) -> 
         assert np.isfinite(level).all()
     for level, expected in zip(temper(levels, (1, 1, 1), UNEVEN, "tree"), levels, strict=True):
         np.testing.assert_allclose(level, expected, atol=1e-7)
+
+
+def test_the_temperature_is_the_maximum_of_the_posterior() -> None:
+    taxonomy = Taxonomy.from_nested(["x", "y"])
+    probabilities = np.tile([0.9, 0.1], (8, 1))
+    right = np.arange(8) < 5  # too confident
+    found = fit_calibration(
+        OutOfFoldPredictions([probabilities], np.where(right, 0, 1), np.arange(8)), taxonomy, "tree", "here"
+    )
+    temperatures = np.linspace(0.5, 5, 45_001)
+    odds = (0.9 / 0.1) ** (1 / temperatures)
+    likelihood = 5 * np.log(odds / (1 + odds)) + 3 * np.log(1 / (1 + odds))
+    prior = norm.logpdf(np.log(temperatures), scale=np.log(2) / 2)  # 95 % between 1/2 and 2
+    assert found.track[0] == pytest.approx(temperatures[np.argmax(likelihood + prior)], abs=1e-3)
+
+
+def test_slices_are_averaged_by_track() -> None:
+    values, tracks = np.random.default_rng(0).random((9, 3)), np.array([2, 0, 0, 1, 2, 2, 0, 1, 2])
+    expected = [values[tracks == track].mean(axis=0) for track in range(3)]
+    np.testing.assert_allclose(average_by(values, tracks, 3), expected)
 
 
 def test_few_tracks_hardly_move_the_temperature() -> None:

@@ -23,10 +23,11 @@ TREE = Taxonomy.from_nested({"A": ["a", "b"], "B": {"C": ["c", "d"], "D": None}}
 def _random_case(n: int = 300) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     leaves = rng.integers(0, 14, n)  # two leaves don't occur
-    probabilities = rng.dirichlet(np.ones(16), n) + 0.4 * np.eye(16)[leaves]
+    probabilities = rng.dirichlet(np.ones(16), n) + 0.1 * np.eye(16)[leaves]
     return CCMUSIC.sum_levels(probabilities / probabilities.sum(axis=1, keepdims=True)), leaves, np.arange(n) // 10
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_scores_of_a_level_are_scikit_learns() -> None:
     levels, leaves, groups = _random_case()
     found = score_units(CCMUSIC, "independent", levels, leaves, groups, 0)
@@ -136,9 +137,23 @@ def test_the_calibration_error_is_the_gap_weighed_by_bins() -> None:
     assert [(item.confidence, item.n) for item in trust.bins_before] == [(pytest.approx(0.75), 400)]
 
 
+def test_bins_are_of_equal_width_and_the_last_includes_1() -> None:
+    trust = _trust(np.array([0.85, 0.95, 1.0]), np.array([True, True, False]))
+    assert [item.n for item in trust.bins] == [1, 2]
+    assert trust.ece == pytest.approx((0.15 + 2 * abs(0.975 - 0.5)) / 3)
+
+
+def test_the_curve_begins_with_the_most_confident_example() -> None:
+    trust = _trust(np.array([0.7, 0.9, 0.8, 0.6]), np.array([True, False, True, True]))
+    assert trust.curve[0] == (0.05, 0)
+    assert trust.curve[9] == (0.5, 0.5)
+    assert trust.accuracy_at_80 == pytest.approx(2 / 3)
+
+
 def test_chance_alone_explains_the_error_of_good_probabilities() -> None:
     rng = np.random.default_rng(3)
     confidence = rng.uniform(0.5, 1, 60)
+    assert _trust(confidence, confidence > 0.6).ece_chance == _trust(confidence, confidence > 0.7).ece_chance
     errors = [_trust(confidence, rng.random(60) < confidence).ece for _ in range(60)]
     assert _trust(confidence, rng.random(60) < confidence).ece_chance == pytest.approx(np.mean(errors), rel=0.15)
 

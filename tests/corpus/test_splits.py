@@ -36,6 +36,7 @@ def test_no_group_is_ever_parted_and_every_leaf_is_learned(seed: int, n_leaves: 
     assert set(leaves[train]) == set(leaves)
 
 
+@pytest.mark.filterwarnings("error")  # scikit-learn warns of leaves with fewer tracks than folds
 @pytest.mark.parametrize("seed", [16, 22, 30, 31, 45])
 def test_groups_are_returned_to_training_where_a_leaf_would_be_lost(seed: int) -> None:
     # So few groups, of several leaves each, that every choice of whole groups would take all tracks of some leaf.
@@ -56,6 +57,14 @@ def test_parts_have_about_the_asked_share_and_every_leaf() -> None:
     assert 0.10 < np.mean(parts == "validation") < 0.20
     for part in ("train", "validation", "test"):
         assert set(leaves[parts == part]) == {0, 1, 2, 3}
+
+
+def test_small_corpora_are_split_as_closely_as_groups_allow() -> None:
+    two = np.arange(2)
+    assert sorted(split_groups(two * 0, two, test=0.5, validation=0).parts) == ["test", "train"]
+    twenty = np.arange(20)
+    parts = split_groups(twenty * 0, twenty, test=0.5, validation=0).parts
+    assert (parts.count("test"), parts.count("train")) == (10, 10)
 
 
 def test_the_seed_decides() -> None:

@@ -72,13 +72,13 @@ def test_scores_of_units_name_their_numbers() -> None:
 
 
 def test_a_tree_decodes_the_best_path_and_independent_heads_the_best_nodes() -> None:
-    levels = [np.array([[0.55, 0.45]]), np.array([[0.3, 0.25, 0.45, 0.0]]), np.array([[0.3, 0.25, 0.2, 0.25, 0.0]])]
+    levels = [np.array([[0.45, 0.55]]), np.array([[0.4, 0.1, 0.3, 0.2]]), np.array([[0.1, 0.1, 0.1, 0.5, 0.2]])]
     path = decode_levels(TREE, "tree", levels)[0]
-    assert path.tolist() == [0, 0, 0]  # 0.55 + 0.3 + 0.3 > 0.45 + 0.45 + 0.2
-    assert name_path(TREE, "tree", path) == ("A", "a")
+    assert path.tolist() == [1, 2, 3]
+    assert name_path(TREE, "tree", path) == ("B", "C", "d")
     nodes = decode_levels(TREE, "independent", levels)[0]
-    assert nodes.tolist() == [0, 2, 0]
-    assert name_path(TREE, "independent", nodes) == ("A", "C", "a")
+    assert nodes.tolist() == [1, 0, 3]
+    assert name_path(TREE, "independent", nodes) == ("B", "a", "d")
 
 
 @pytest.mark.filterwarnings("error")

@@ -247,8 +247,7 @@ def _only_groups(
     """Return the groups that are the only one of some leaf."""
     keep = np.ones(len(leaves), dtype=bool) if among is None else among
     pairs = np.unique(np.stack([leaves[keep], groups[keep]], axis=1), axis=0)
-    counts = np.bincount(pairs[:, 0]) if len(pairs) else np.zeros(0, dtype=np.int64)
-    alone: NDArray[np.int64] = pairs[counts[pairs[:, 0]] == 1, 1]
+    alone: NDArray[np.int64] = pairs[np.bincount(pairs[:, 0])[pairs[:, 0]] == 1, 1]
     return alone
 
 
@@ -288,11 +287,8 @@ def _assign_folds(leaves: NDArray[np.int64], groups: NDArray[np.int64], folds: i
     from sklearn.model_selection import StratifiedGroupKFold
 
     # scikit-learn rejects classes with fewer members than folds if all are so small, and warns otherwise. Whole groups
-    # have priority here, so small classes are stratified together.
-    counts = np.bincount(leaves)
-    strata = np.where(counts[leaves] < folds, -1, leaves)
-    if np.bincount(strata + 1).max() < folds:
-        strata = np.zeros_like(leaves)
+    # have priority here, so small classes are stratified together. There are at least as many tracks as folds.
+    strata = np.where(np.bincount(leaves)[leaves] < folds, -1, leaves)
     fold_of = np.zeros(len(leaves), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)

@@ -22,11 +22,13 @@ TREE = Taxonomy.from_nested({"A": ["a", "b"], "B": {"C": ["c", "d"], "D": None}}
 
 def _random_case(n: int = 300) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    leaves = rng.integers(0, 14, n)  # two leaves don't occur
+    leaves = rng.integers(0, 14, n)  # two leaves don't occur, one of which is never predicted
     probabilities = rng.dirichlet(np.ones(16), n) + 0.1 * np.eye(16)[leaves]
+    probabilities[:, 15] = 0
     return CCMUSIC.sum_levels(probabilities / probabilities.sum(axis=1, keepdims=True)), leaves, np.arange(n) // 10
 
 
+@pytest.mark.filterwarnings("error::sklearn.exceptions.UndefinedMetricWarning")
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_scores_of_a_level_are_scikit_learns() -> None:
     levels, leaves, groups = _random_case()
@@ -36,7 +38,7 @@ def test_scores_of_a_level_are_scikit_learns() -> None:
         assert level.name == CCMUSIC.levels[i]
         assert level.accuracy == pytest.approx(accuracy_score(truth, predicted))
         assert level.ci95 == accuracy_interval(truth == predicted, groups)
-        assert level.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+        assert level.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))
         assert level.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
         assert level.kappa == pytest.approx(cohen_kappa_score(truth, predicted))
         classes = np.arange(levels[i].shape[1])
@@ -79,6 +81,8 @@ def test_a_tree_decodes_the_best_path_and_independent_heads_the_best_nodes() -> 
     nodes = decode_levels(TREE, "independent", levels)[0]
     assert nodes.tolist() == [1, 0, 3]
     assert name_path(TREE, "independent", nodes) == ("B", "a", "d")
+    trust = score_units(TREE, "tree", levels, np.array([3]), np.zeros(1, int), 0).levels[1].trust
+    assert [item.confidence for item in (*trust.bins, *trust.bins_before)] == [0.3, 0.3]  # of C, not of a
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,13 @@ def test_one_to_four_levels_with_leaves_at_different_depths() -> None:
         ("a: [1, 2]", "neither a name|not a genre name"),
         ("{yes: [b, c]}", "quote it"),
         ("a: [b/c, d]", "separate the levels"),
-        ("a: [Big band, big_band]", "differ only in letter case"),
+        ("a: [b>c, d]", "separate the levels"),
+        ("a: [b, 3]", "3 below 'a' is neither a name, a list nor a mapping"),
+        ("3", "3 below 'the root' is neither a name, a list nor a mapping"),
+        ("[]", "the tree is empty"),
+        ("a: [Big band, big_band]", "'a > Big band' and 'a > big_band' differ only in letter case"),
+        ("{Rock: [a, b], rock: [c]}", "'Rock' and 'rock' differ only in letter case"),
+        ("[z, {a: {b: {c: {d: [e]}}}}]", "'a > b > c > d > e' is 5 levels deep"),
         ("", "neither a name|empty"),
         ("a: [b", "not valid YAML"),
         ("[" * 500, "not valid YAML: nested too deeply"),
@@ -202,6 +209,24 @@ def test_a_malformed_tree_file_is_refused_and_named(tmp_path: Path, content: str
     with pytest.raises(TaxonomyError, match=problem) as caught:
         Taxonomy.from_yaml(file)
     assert "bad.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "levels", "message"),
+    [
+        ([["Rock"], ["Rock", "Punk"]], "ab", "'Rock' is a leaf but has children; move its music into one of them"),
+        ([["Rock", "Punk"], ["Rock", "Punk"]], "ab", "'Rock > Punk' is in the tree twice; remove one"),
+        ([["Rock"], ["Pop"]], "ab", "2 level names for a tree of 1 levels"),
+        ([["Rock", "Punk"], ["Pop"]], "aa", "level names must differ: ['a', 'a']"),
+        ([["Rock"], ["x" * 201]], "a", f"the name '{'x' * 40}...' has 201 characters, more than 200"),
+        ([["Rock"], ["\x1b[2J"]], "a", "contains control characters or invalid Unicode; remove them"),
+        ([["Rock"], ["\ud800"]], "a", "contains control characters or invalid Unicode; remove them"),
+    ],
+)
+def test_a_saved_tree_that_is_inconsistent_is_refused(leaves: list[list[str]], levels: str, message: str) -> None:
+    with pytest.raises(TaxonomyError, match=re.escape(message)):
+        Taxonomy.from_json({"leaves": leaves, "levels": list(levels)})
+    assert Taxonomy.from_json({"leaves": [["x" * 200], ["Pop"]], "levels": ["a"]}).depth == 1
 
 
 def test_music_beside_its_sub_genres_is_refused() -> None:

@@ -52,6 +52,7 @@ def test_groups_are_returned_to_training_where_a_leaf_would_be_lost(seed: int) -
 def test_parts_have_about_the_asked_share_and_every_leaf() -> None:
     leaves, groups = _corpus(0, 4, 25)
     split = split_groups(leaves, groups, test=0.2, validation=0.15)
+    assert split.protocol == "group"
     parts = np.array(split.parts)
     assert 0.15 < np.mean(parts == "test") < 0.25
     assert 0.10 < np.mean(parts == "validation") < 0.20
@@ -75,7 +76,7 @@ def test_the_seed_decides() -> None:
     assert fold_groups(leaves, groups, seed=3)[0].parts != fold_groups(leaves, groups, seed=4)[0].parts
     assert split_slices(leaves, seed=3) == split_slices(leaves, seed=3)
     assert split_slices(leaves, seed=3).parts != split_slices(leaves, seed=4).parts
-    assert split_slices(leaves, seed=3).seed == 3
+    assert (split_slices(leaves, seed=3).seed, split_groups(leaves, groups, seed=3).seed) == (3, 3)
 
 
 def test_folds_test_every_track_once() -> None:

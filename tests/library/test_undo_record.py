@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from genretree.files import content_digest
 from genretree.library.apply import undo_record
+from genretree.library.apply.file_lock import LockedError, lock_path
 from genretree.library.apply.undo_record import (
     UndoRecord,
     choose_record_path,
@@ -30,6 +35,8 @@ from genretree.library.apply.undo_record import (
     write_record,
 )
 from genretree.library.tags.tag_region import TagRegion
+
+pytestmark = pytest.mark.posix  # os.pread
 
 TOKEN = "0123456789abcdef" * 2
 BLOCK = 1 << 20  # files are read in blocks of this size
@@ -137,7 +144,6 @@ def test_a_copy_is_torn_where_it_has_both_old_and_new_bytes(path: Path, record: 
     assert not is_torn_copy(path.with_name("none.flac"), record)
 
 
-@pytest.mark.posix
 def test_a_pipe_is_not_waited_for(path: Path, record: UndoRecord) -> None:
     pipe = path.with_name("pipe.flac")
     os.mkfifo(pipe)
@@ -240,6 +246,82 @@ def test_a_record_is_found_by_the_files_attribute_after_a_rename(path: Path, rec
             assert find_record(moved) is None
         unmark_file(stream.fileno())
     assert os.listxattr(moved) == []
+
+
+def test_a_record_is_kept_for_the_original_when_a_copy_is_restored(path: Path, record: UndoRecord) -> None:
+    before, name = path.read_bytes(), record_path(path)
+    write_record(name, record, 0o600)
+    _overwrite(path, record.region.start, record.region.new[:9])
+    copy = Path(shutil.copy(path, path.with_name("copy.flac")))
+    assert roll_back(copy, name=name) == TOKEN
+    assert (copy.read_bytes(), path.read_bytes() != before, name.exists()) == (before, True, True)
+    assert record.is_of(path.stat(), name)
+    assert not record.is_of(copy.stat(), name)
+    assert not record.is_of(SimpleNamespace(st_ino=record.inode, st_dev=path.stat().st_dev + 1), name)  # type: ignore[arg-type]
+    assert roll_back(path) == TOKEN
+    assert (path.read_bytes(), name.exists()) == (before, False)
+
+
+@pytest.mark.parametrize("inode", [None, 0, 1])
+def test_a_record_of_the_files_name_is_removed_whatever_its_inode(
+    path: Path, record: UndoRecord, inode: int | None
+) -> None:
+    before = path.read_bytes()
+    if inode is not None:
+        record = replace(record, inode=inode)
+    write_record(record_path(path), record, 0o600)
+    _overwrite(path, record.region.start, record.region.new[:9])
+    assert roll_back(path) == TOKEN
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("inode", [True, False])
+def test_the_lock_of_the_name_that_a_killed_process_used_is_removed(
+    path: Path, record: UndoRecord, inode: bool
+) -> None:
+    name = record_path(path).with_name(record_path(path).stem + "-1f.undo")  # of a second file with this name
+    write_record(name, record if inode else replace(record, inode=0), 0o600)
+    lock_path(path).touch()
+    renamed = path.rename(path.with_name("renamed.flac"))
+    lock_path(renamed).touch()
+    assert roll_back(renamed, name=name) == TOKEN
+    assert sorted(path.parent.iterdir()) == sorted([renamed, lock_path(renamed)])
+
+
+def test_an_incomplete_record_is_removed_and_nothing_restored(path: Path) -> None:
+    before, name = path.read_bytes(), record_path(path)
+    name.write_bytes(b"incomplete")
+    with path.open("r+b") as stream:
+        mark_file(stream.fileno(), name)
+    assert roll_back(path, pytest.fail) == ""
+    assert (path.read_bytes(), list(path.parent.iterdir())) == (before, [path])
+    assert not hasattr(os, "listxattr") or os.listxattr(path) == []
+    assert roll_back(path, name=name) == "", "another process was faster"
+
+
+def test_a_file_that_cannot_be_opened_is_reported(path: Path, record: UndoRecord) -> None:
+    write_record(record_path(path), record, 0o600)
+    path.rename(path.with_name("away.flac"))
+    path.symlink_to("away.flac")
+    message = "an interrupted write to it can't be undone (Too many levels of symbolic links); run the command as "
+    with pytest.raises(LockedError, match=re.escape(message + "the user who may write to it")):
+        roll_back(path, name=record_path(path))
+    record_path(path).rename(path.with_name("record"))
+    record_path(path).symlink_to("record")
+    assert list_records(path.parent) == {record_path(path): None}, "links are not followed"
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="needs extended attributes")
+def test_file_systems_without_attributes_are_supported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", fail)
+    monkeypatch.setattr(os, "removexattr", fail)
+    with path.open("r+b") as stream:
+        mark_file(stream.fileno(), record_path(path))
+        unmark_file(stream.fileno())
 
 
 def test_all_bytes_are_written_if_the_system_takes_only_some(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
         "versions": {"torch": "2"},
     }
     measured: dict[str, Any] = {
-        "stages": [{"stage": "s", "usual": [4.0, 6.0], "ours": [2.0, 1.0], "wanted": 2, "note": "", "times": 3}],
+        "stages": [{"stage": "s", "usual": [4.0, 6.0], "ours": [2.0, 1.0], "target": 2, "note": "", "times": 3}],
         "components": {
             "rows": 5,
             "full": False,

@@ -7,6 +7,7 @@ sum of log odds (an assignment). Linked slices no longer compete, which makes th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,8 @@ from genretree.recovery.pairs import (
 from genretree.recovery.weights import Weights
 
 CHAIN_FEATURES = CONTINUITY + 7
-MAX_ROUNDS = 6
+# Share of the accepted error of a link, by round: the safest first, so that they no longer compete with others.
+_ERROR_SHARES = (0.01, 0.1, 0.5, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,15 @@ def find_chains(slices: SliceFeatures, weights: Weights) -> Int64Array:
     """
     chains = Chains(slices, weights)
     if weights.min_link is not None:
-        for _ in range(MAX_ROUNDS):
-            if not chains.link(chains.find_continuations(), weights.min_link):
+        for min_probability in iter_probabilities(weights.min_link):
+            if not chains.link(chains.find_continuations(), min_probability) and min_probability == weights.min_link:
                 break
     return chains.number_slices()
+
+
+def iter_probabilities(min_link: float) -> Iterator[float]:
+    """Iterate over the minimum probability of a link in each round; the last rounds have `min_link`."""
+    yield from (min_link if share == 1 else 1 - share * (1 - min_link) for share in _ERROR_SHARES)
 
 
 def cover_by_paths(earlier: Int64Array, later: Int64Array, gains: Float64Array, n: int) -> Int64Array:

@@ -605,7 +605,7 @@ def stop_worker(target: Target) -> str:
 
 
 def kill_all(target: Target) -> str:
-    """Kill every worker as soon as it starts, until the service gives up; then let them start."""
+    """Kill every worker as soon as it starts, until the service fails; then let them start."""
     killer = Killer(target.server, float("inf"))
     killer.start()
     try:

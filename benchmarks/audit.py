@@ -5,14 +5,14 @@
     python benchmarks/audit.py labels STORE [--share 0.08] [--seeds 0 1 2]
     python benchmarks/audit.py scale STORE [--slices 36375]
 
-- sound: a stretch of each of so many tracks, in FOLDER under the names that STORE's tracks.parquet has, is written
+- sound: a stretch of each of N tracks, in FOLDER under the names that STORE's tracks.parquet has, is written
   twice: as it is, and changed by ffmpeg (as mp3 of 128 kbit/s, 6 dB softer, without its first 0 to 6 s, and all three
   at once; each track in one of these ways). All are prepared into a store. Pairs of tracks that are found and weren't
   planted are listed: some of them are true.
 - images: slices of STORE are added to it again as tracks of their own, changed (JPEG, level, noise, shifted in time,
   all at once); pairs that are found and weren't planted are listed, one for each two tracks.
-- labels: so many of STORE's tracks get another leaf, drawn at random; among those called mislabelled, how many are.
-- scale: a store of so many slices, made of STORE's, each turned round in time at random and mixed with another; whole
+- labels: N of STORE's tracks get another leaf, drawn at random; among those called mislabelled, how many are.
+- scale: a store of N slices, made of STORE's, each turned round in time at random and mixed with another; whole
   command in a process of its own, with its time and the peak memory of it and all that it starts.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/cores.py BUNDLE MUSIC [--files 100] [--rounds 3] [--json FILE]
 
-`genretree prepare` and `genretree predict BUNDLE` on so many of MUSIC's files, in processes that may use one processor
+`genretree prepare` and `genretree predict BUNDLE` on a number of MUSIC's files, in processes that may use one processor
 or all (affinity), by turns; the times include the start of the command and of its workers.
 """
 

@@ -3,9 +3,9 @@ r"""All benchmarks one after the other, and the page that shows them: what `make
     python benchmarks/everything.py [--quick] [--out bench] [--music FOLDER] [--track FILE] [--only training memory ...]
 
 Music is composed for it, or taken from a folder of genres or a CSV (`--music`), and a track of four minutes, or the one
-that is given (`--track`). Nothing else should run beside it. About an hour on 2 cores, with --quick about 6 minutes:
-fewer rounds and steps, and smaller problems, so its results and its page go to the folder. Otherwise the tables of
-this machine go to benchmarks/results/MACHINE.json, where those of benchmarks that did not run now stay, and
+that is given (`--track`). Nothing else should run at the same time. About an hour on 2 cores, with --quick about 6
+minutes: fewer rounds and steps, and smaller problems, so its results and its page go to the folder. Otherwise the
+tables of this machine go to benchmarks/results/MACHINE.json, where those of benchmarks that did not run now stay, and
 docs/performance.md is written from the results of all machines.
 """
 

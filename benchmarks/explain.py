@@ -7,13 +7,13 @@ r"""How fast explanations are, how faithful, and whether they point to an instru
     python benchmarks/explain.py planted --out DIR [--pieces 24] [--models cnn boosting] [--methods occlusion gradcam]
 
 speed: seconds from the start of `genretree.explain` to its end, decoding included, and its processor seconds, after one
-run to load libraries; then the whole command, from a fresh process. faithful: deletion and insertion against orders
-at random, by energy and by edges, sanity and stability, on held-out tracks that are named rightly. refine: deletion and
-insertion of coarse-to-fine occlusion and of occlusion of every part, on two slices of each held-out track that is named
-rightly, in float32 and bf16; curves always in float32. planted: composes two genres that a hi-hat alone tells apart,
-trains on some pieces, and gives the share of the relevance for "With" that lies where the hi-hat lifts the spectrum by
-10 dB, over the share of that region in the map, on pieces held out. levels: quartiles of the loudness and the
-fluctuation of each band over the training tracks of a store, whose audio lies in FOLDER: the table in
+run to load libraries; then the whole command, from a fresh process. faithful: deletion and insertion against orders at
+random, by energy and by edges, sanity and stability, on held-out tracks that are predicted correctly. refine: deletion
+and insertion of coarse-to-fine occlusion and of occlusion of every part, on two slices of each held-out track that is
+predicted correctly, in float32 and bf16; curves always in float32. planted: composes two genres that a hi-hat alone
+tells apart, trains on some pieces, and gives the share of the relevance for "With" that lies where the hi-hat lifts the
+spectrum by 10 dB, over the share of that region in the map, on pieces held out. levels: quartiles of the loudness and
+the fluctuation of each band over the training tracks of a store, whose audio lies in FOLDER: the table in
 `genretree.explanation.sentences`. Seed 0 everywhere.
 """
 

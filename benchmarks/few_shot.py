@@ -57,7 +57,7 @@ MEMBERS = ("tagger-ours", "musicnn-ours")  # of the learner `product`
 Learner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # training and test slices to leaf probabilities
 
 
-def build_learners(store: Store, data: SliceDataset, wanted: list[str]) -> dict[str, Learner]:
+def build_learners(store: Store, data: SliceDataset, names: list[str]) -> dict[str, Learner]:
     """Compute the features of all slices, and return the learners, which use the families' own functions."""
     tree = store.taxonomy
     settings = TaggerSettings()
@@ -67,7 +67,7 @@ def build_learners(store: Store, data: SliceDataset, wanted: list[str]) -> dict[
     outputs = extract_dataset(tagger, data, progress=True)
     prior, embedding = tagger.predict_by_tags(outputs), outputs.embedding
     musicnn: dict[str, np.ndarray] = {}
-    if {"tagger-ours", "no-tags", "musicnn-ours"} & set(wanted):
+    if {"tagger-ours", "no-tags", "musicnn-ours"} & set(names):
         musicnn = extract_dataset_features(data, {"msd": load_musicnn("msd")}, 4, images=True, progress=True)
 
     def labels(rows: np.ndarray) -> LabelledRows:
@@ -108,7 +108,7 @@ def build_learners(store: Store, data: SliceDataset, wanted: list[str]) -> dict[
         recipe = MusicnnSettings.build(Recipe.load("musicnn-ours").settings)
         blocks = [[musicnn[name if name == IMAGES else f"msd/{name}"] for name in names] for names in recipe.layers]
         learners["musicnn-ours"] = linear_learner(blocks, recipe.Cs)
-    return {name: learners[name] for name in wanted if name != "product"}
+    return {name: learners[name] for name in names if name != "product"}
 
 
 def sample_tracks(pool: np.ndarray, leaves: np.ndarray, size: int | None, rng: np.random.Generator) -> np.ndarray:

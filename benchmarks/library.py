@@ -1,4 +1,4 @@
-"""What a large library costs: questions to its database, memory, speed beside plain predict, writing and undoing.
+"""What a large library costs: questions to its database, memory, speed next to plain predict, writing and undoing.
 
     python benchmarks/library.py queries [--rows 1000000]        # a generated database; median and worst of 20 calls
     python benchmarks/library.py memory MUSIC --bundle BUNDLE --folder DIR    # 100 to 100,000 links to MUSIC's files
@@ -8,7 +8,7 @@
     python benchmarks/library.py hours --rate S                  # a million hours, from what `speed` says
 
 Links are copies by content, so `memory` measures walk, hashing, tags and database around as many predictions as MUSIC
-has files; with --distinct each file is a copy of one of its mp3 files with a tag of its own, and every one is heard.
+has files; with --distinct each file is a copy of one of its mp3 files with a tag of its own, and every one is analysed.
 """
 
 from __future__ import annotations

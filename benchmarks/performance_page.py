@@ -1,4 +1,4 @@
-"""Write docs/performance.md from the results of every machine, and notes beside this script.
+"""Write docs/performance.md from the results of every machine, and notes next to this script.
 
     python benchmarks/performance_page.py [PAGE.md] [--results FOLDER]
 
@@ -48,7 +48,7 @@ def stages(rows: list[dict[str, Any]]) -> str:
     """From sound file to batch."""
     found = []
     for row in rows:
-        goal = "-" if row["wanted"] is None else f"{row['wanted']:g}"
+        goal = "-" if row["target"] is None else f"{row['target']:g}"
         found.append(
             [
                 row["stage"],

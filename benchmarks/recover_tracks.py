@@ -1,15 +1,16 @@
 """Which slices were cut from one piece: learn the package's weights from known tracks, and measure how right it is.
 
-    python benchmarks/recover_tracks.py fit STORE --out src/genretree/recovery/recover.safetensors
-    python benchmarks/recover_tracks.py measure STORE [STORE ...] [--jpeg]
+    python benchmarks/recover_tracks.py fit STORE [--check STORE ...] --out src/genretree/recovery/recover.safetensors
+    python benchmarks/recover_tracks.py measure STORE [STORE ...] [--jpeg] [--weights FILE]
     python benchmarks/recover_tracks.py scale STORE --slices 36375 [--one-label] [--folder /tmp]
 
-`fit` takes a store whose tracks are known and whose leaves are folders of music that belongs together (the packages
-of games, say). Everything is chosen by cross-validation over the leaves: each is scored with what the others taught, as
-it is, with five slices of each track, and together with other leaves. `measure` shuffles the slices, forgets their
-tracks, and compares what is found with the truth; the leak is the share of the test slices that have a slice of their
-own track in training, after a split (test 0.2, validation 0.15) by what was found. `scale` repeats a store's slices,
-each a little changed, up to a number, and takes time and memory.
+`fit` takes stores whose tracks are known and whose leaves hold music that belongs together (the packages of games,
+say). Everything is chosen by cross-validation over the leaves: each is scored with what the others taught, as it is,
+with 21 or five slices of each track, and together with other leaves of its store. Stores after `--check` teach nothing,
+but count where thresholds are chosen. `measure` shuffles the slices, forgets their tracks, and compares what is found
+with the truth; the leak is the share of the test slices that have a slice of their own track in training, after a split
+(test 0.2, validation 0.15) by what was found. `scale` repeats a store's slices, each a little changed, up to a number,
+and takes time and memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,20 +29,26 @@ from whole_process import measure as measure_process
 from genretree.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
-from genretree.files import atomic_path
+from genretree.recovery.chains import Chains, find_chains, iter_probabilities
 from genretree.recovery.groups import MERGE_FEATURES, Groups
 from genretree.recovery.pairs import (
     CONTINUITY,
     Pairs,
     SliceFeatures,
-    Weights,
     centre_places,
     continuity,
     extract_slice_features,
     find_pairs,
-    load_default_weights,
 )
-from genretree.recovery.recover import Recovery, join_slice_features, max_block_size, recover_tracks
+from genretree.recovery.recover import (
+    Recovery,
+    join_slice_features,
+    max_artist_size,
+    max_block_size,
+    recover_tracks,
+)
+from genretree.recovery.regroup import summarise_blocks
+from genretree.recovery.weights import Weights, load_default_weights, read_weights, write_weights
 from genretree.sound.slices import read_rendered_image
 
 FOLDS = 5
@@ -49,21 +56,30 @@ VARIANCES, DIMENSIONS = 200, 100  # principal components kept, and directions in
 SHRINKAGE = 0.1
 RIVALS = 18  # that a true continuation is compared with
 UNITS = 16
+CHAIN_NETWORKS = 4  # one alone varies with its seed where pieces are alike
 ROUNDS = 2
 Seen = tuple[str, Float32Array, NDArray[np.bool_]]  # kind of the case, features, and whether both are of one track
 STOPS = (0.99, 0.95, 0.8, 0.5, 0.2)  # where joining is stopped to look at the groups that there are
 VERSION = 0.97  # correlation of two slices that are the same music, two of which make two tracks versions of one piece
-KINDS = ("leaf", "leaf, 5 slices", "fold, 21 slices", "fold, 5 slices")
-PRECISION = 0.97  # wanted of tracks in cross-validation: some more than the 0.95 that is the goal on other music
-LEAK = 0.04  # wanted at most of blocks in cross-validation
-TRIED = (0.98, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.88, 0.85, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+KINDS = ("leaf", "leaf, 21 slices", "leaf, 5 slices", "fold, 21 slices", "fold, 5 slices")
+CHECK = -1  # fold of the slices that teach nothing; they are scored with what the last fold's weights were taught
+LONG = 21  # slices of a piece of four minutes
+LINK = 0.9  # probability of the continuations that are linked while chains are learned
+LINK_PRECISION = 0.97  # wanted of the pairs in a chain, on average over the kinds of cases
+PRECISION = 0.95  # wanted of tracks in the worst kind of cases with 21 slices of a track
+LEAK = 0.02  # wanted at most of blocks, in the worst kind of cases with enough tracks
+ENOUGH_TRACKS = 15  # the data set has about 100 in a label; of a few, hardly any can be held out
+TRIED = (0.99, 0.985, 0.98, 0.975, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.88, 0.85, 0.8, 0.7, 0.5)
+TRIED_BLOCKS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
+TRIED_ARTISTS = (0.8, 0.5, 0.3, 0.1, 0.05, 0.02, 0.01)
 
 
 @dataclass(frozen=True)
 class Known:
-    """Slices of known tracks: what is seen of them, their leaf and track, and which slice comes next (or -1)."""
+    """Slices of known tracks: what is seen of them, their store, leaf and track, and which slice comes next (or -1)."""
 
     slices: SliceFeatures
+    stores: Int64Array
     leaves: Int64Array
     tracks: Int64Array
     following: Int64Array
@@ -80,8 +96,10 @@ class Case:
     fold: int
     kind: str
     tracks: Int64Array
+    following: Int64Array
     slices: SliceFeatures
     pairs: Pairs
+    chains: Int64Array
 
     @property
     def same(self) -> NDArray[np.bool_]:
@@ -91,7 +109,28 @@ class Case:
     def groups(self, weights: Weights) -> Groups:
         """Begin to join its slices."""
         counts = np.ones(len(self.tracks), np.int64)
-        return Groups(self.slices, self.pairs, self.pairs.log_odds(weights), counts, weights)
+        return Groups(self.slices, self.pairs, self.pairs.log_odds(weights), counts, weights, self.chains)
+
+
+def read_all(stores: Sequence[Store]) -> Known:
+    """Describe the sounding slices of all stores, with leaves and tracks of their own."""
+    parts = [read_known(store) for store in stores]
+    leaves, tracks, following = [], [], []
+    n_leaves = n_tracks = n_slices = 0
+    for part in parts:
+        leaves.append(part.leaves + n_leaves)
+        tracks.append(part.tracks + n_tracks)
+        following.append(np.where(part.following >= 0, part.following + n_slices, -1))
+        n_leaves += int(part.leaves.max()) + 1
+        n_tracks += int(part.tracks.max()) + 1
+        n_slices += len(part.leaves)
+    return Known(
+        join_slice_features([part.slices for part in parts]),
+        np.repeat(np.arange(len(parts)), [len(part.leaves) for part in parts]),
+        np.concatenate(leaves),
+        np.concatenate(tracks),
+        np.concatenate(following),
+    )
 
 
 def read_known(store: Store) -> Known:
@@ -103,7 +142,7 @@ def read_known(store: Store) -> Known:
     following = np.full(len(rows), -1)
     on = (np.diff(tracks) == 0) & (np.diff(store.starts[rows]) < 1.1 * store.settings.slice_seconds)
     following[:-1][on] = np.flatnonzero(on) + 1
-    return Known(slices, leaves, join_versions(slices.place, leaves, tracks), following)
+    return Known(slices, np.zeros_like(leaves), leaves, join_versions(slices.place, leaves, tracks), following)
 
 
 def join_versions(statistics: Float32Array, leaves: Int64Array, tracks: Int64Array) -> Int64Array:
@@ -186,30 +225,36 @@ def fit_cut(known: Known) -> Float32Array:
     return np.asarray(minimize(loss, np.ones(CONTINUITY), jac=True, method="L-BFGS-B").x, np.float32)
 
 
-def fit_network(parts: Sequence[Seen]) -> tuple[Float32Array, Float32Array]:
-    """Learn log-odds from features; each kind of case counts alike."""
+def fit_network(parts: Sequence[Seen], networks: int = 1) -> tuple[Float32Array, Float32Array]:
+    """Learn log-odds from features, as the mean of so many networks; each kind of case counts alike."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
-    rng = np.random.default_rng(0)
-    chosen, truth = [], []
-    for kind in KINDS:
-        features = np.concatenate([part for name, part, _ in parts if name == kind])
-        same = np.concatenate([part for name, _, part in parts if name == kind])
-        rows = rng.integers(len(same), size=25_000)
-        chosen.append(features[rows])
-        truth.append(same[rows])
-    values, labels = np.concatenate(chosen), np.concatenate(truth)
-    center, scale = values.mean(axis=0), values.std(axis=0) + 1e-6
-    network = MLPClassifier((UNITS,), alpha=0.01, max_iter=20, batch_size=512, learning_rate_init=0.002, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        network.fit((values - center) / scale, labels)
-    inner, outer = network.coefs_[0] / scale[:, None], network.coefs_[1][:, 0]
-    hidden = np.vstack([inner, network.intercepts_[0] - center @ inner])
-    return hidden.astype(np.float32), np.append(outer, network.intercepts_[1]).astype(np.float32)
+    by_kind = [
+        tuple(np.concatenate([part[column] for part in parts if part[0] == kind]) for column in (1, 2))
+        for kind in sorted({part[0] for part in parts})
+    ]
+    hidden, outputs, biases = [], [], []
+    for seed in range(networks):
+        rng = np.random.default_rng(seed)
+        rows = [rng.integers(len(same), size=25_000) for _, same in by_kind]
+        values = np.concatenate([features[index] for (features, _), index in zip(by_kind, rows, strict=True)])
+        labels = np.concatenate([same[index] for (_, same), index in zip(by_kind, rows, strict=True)])
+        center, scale = values.mean(axis=0), values.std(axis=0) + 1e-6
+        network = MLPClassifier(
+            (UNITS,), alpha=0.01, max_iter=20, batch_size=512, learning_rate_init=0.002, random_state=seed
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            network.fit((values - center) / scale, labels)
+        inner = network.coefs_[0] / scale[:, None]
+        hidden.append(np.vstack([inner, network.intercepts_[0] - center @ inner]))
+        outputs.append(network.coefs_[1][:, 0] / networks)
+        biases.append(network.intercepts_[1])
+    joined = np.append(np.concatenate(outputs), np.mean(biases))
+    return np.concatenate(hidden, axis=1).astype(np.float32), joined.astype(np.float32)
 
 
 def fit_pair(cases: Sequence[Case]) -> tuple[Float32Array, Float32Array]:
@@ -217,11 +262,28 @@ def fit_pair(cases: Sequence[Case]) -> tuple[Float32Array, Float32Array]:
     return fit_network([(case.kind, case.pairs.features, case.same) for case in cases])
 
 
-def look_at_groups(case: Case, weights: Weights, stops: Sequence[float]) -> Iterator[Seen]:
+def look_at_chains(case: Case, weights: Weights) -> Iterator[Seen]:
+    """Yield features of candidate continuations in each round, and whether they are right.
+
+    Other slices of the same track are left out: to link them is no error.
+    """
+    chains = Chains(case.slices, weights)
+    for min_probability in iter_probabilities(LINK):
+        found = chains.find_continuations()
+        earlier = np.array([members[-1] for members in chains.members])[found.earlier]
+        later = np.array([members[0] for members in chains.members])[found.later]
+        follows = case.following[earlier] == later
+        clear = follows | (case.tracks[earlier] != case.tracks[later])
+        yield case.kind, found.features[clear], follows[clear]
+        if not chains.link(found, min_probability) and min_probability == LINK:
+            return
+
+
+def look_at_groups(case: Case, weights: Weights) -> Iterator[Seen]:
     """Yield features of neighbouring groups at each stop, and whether most of both is of one track."""
     groups = case.groups(weights)
-    for stop in (None, *stops):
-        now = np.arange(len(case.tracks)) if stop is None else groups.join(stop, len(case.tracks))
+    for stop in (None, *STOPS):
+        now = case.chains if stop is None else groups.join(stop, len(case.tracks))
         most = _majority(now, case.tracks)
         first, second, features = groups.neighbours()
         yield case.kind, features, most[first] == most[second]
@@ -253,24 +315,36 @@ def crop(tracks: Int64Array, rows: Int64Array, most: int, rng: np.random.Generat
 
 
 def make_cases(known: Known, places: Float32Array, folds: Int64Array, by_fold: Sequence[Weights]) -> list[Case]:
-    """Make what is scored: each leaf, and the leaves of a fold together, with all slices of a track or some."""
+    """Make what is scored: each leaf, and the leaves of a store and fold, with all slices of a track or some."""
     rng = np.random.default_rng(0)
     slices = replace(known.slices, place=places)
     cases = []
-    for fold, weights in enumerate(by_fold):
-        everything = np.flatnonzero(folds == fold)
+    for (store, fold), everything in _by_store_and_fold(known, folds):
         leaves = [everything[known.leaves[everything] == leaf] for leaf in np.unique(known.leaves[everything])]
         chosen = [(KINDS[0], rows) for rows in leaves]
-        chosen += [(KINDS[1], crop(known.tracks, rows, 5, rng)) for rows in leaves]
+        chosen += [(KINDS[1], crop(known.tracks, rows, LONG, rng)) for rows in leaves]
+        chosen += [(KINDS[2], crop(known.tracks, rows, 5, rng)) for rows in leaves]
         chosen += [
-            (KINDS[2], crop(known.tracks, everything, 21, rng)),
-            (KINDS[3], crop(known.tracks, everything, 5, rng)),
+            (KINDS[3], crop(known.tracks, everything, LONG, rng)),
+            (KINDS[4], crop(known.tracks, everything, 5, rng)),
         ]
         for kind, rows in chosen:
             own = slices.take(rows)
             own = replace(own, place=centre_places(own.place))
-            cases.append(Case(fold, kind, known.tracks[rows], own, find_pairs(own, weights)))
+            place_of_row = np.full(len(known.tracks) + 1, -1)  # the last for "none follows"
+            place_of_row[rows] = np.arange(len(rows))
+            following = place_of_row[known.following[rows]]
+            pairs, alone = find_pairs(own, by_fold[fold]), np.arange(len(rows))
+            cases.append(Case(fold, f"{store}: {kind}", known.tracks[rows], following, own, pairs, alone))
     return cases
+
+
+def _by_store_and_fold(known: Known, folds: Int64Array) -> Iterator[tuple[tuple[int, int], Int64Array]]:
+    for store in np.unique(known.stores):
+        for fold in (*range(FOLDS), CHECK):
+            rows = np.flatnonzero((known.stores == store) & (folds == fold))
+            if len(rows):
+                yield (int(store), fold), rows
 
 
 def assign_folds(leaves: Int64Array) -> Int64Array:
@@ -283,38 +357,69 @@ def assign_folds(leaves: Int64Array) -> Int64Array:
     return fold_of[leaves]
 
 
-def fit(store: Store) -> Weights:
-    """Learn all weights, and choose the thresholds, by cross-validation over the leaves."""
-    known = read_known(store)
-    folds = assign_folds(known.leaves)
+def fit(stores: Sequence[Store], checks: Sequence[Store]) -> Weights:
+    """Learn all weights, and choose the thresholds, by cross-validation over the leaves and on stores of their own."""
+    known = read_all([*stores, *checks])
+    learned = known.stores < len(stores)
+    folds = np.full(len(learned), CHECK)
+    folds[learned] = assign_folds(known.leaves[learned])
     nothing, merge = np.zeros(0, np.float32), first_merge()
     places = np.zeros((len(folds), DIMENSIONS), np.float32)
     by_fold = []
     for fold in range(FOLDS):
-        out = folds == fold
-        center, projection = fit_projection(known.slices.place[~out], known.leaves[~out], known.tracks[~out])
+        rest = learned & (folds != fold)
+        center, projection = fit_projection(known.slices.place[rest], known.leaves[rest], known.tracks[rest])
+        out = (folds == fold) | (folds == CHECK)  # those to check keep the places of the last fold
         places[out] = (known.slices.place[out] - center) @ projection
-        by_fold.append(Weights(center, projection, fit_cut(known.without(out)), nothing, nothing, *merge, nothing))
+        by_fold.append(Weights(center, projection, fit_cut(known.without(~rest)), nothing, nothing, *merge, nothing))
     cases = make_cases(known, places, folds, by_fold)
-    others = [[case for case in cases if case.fold != fold] for fold in range(FOLDS)]
     by_fold = [
-        replace(weights, **dict(zip(("pair_hidden", "pair_output"), fit_pair(rest), strict=True)))
-        for weights, rest in zip(by_fold, others, strict=True)
+        replace(weights, **dict(zip(("pair_hidden", "pair_output"), fit_pair(_others(cases, fold)), strict=True)))
+        for fold, weights in enumerate(by_fold)
     ]
+    by_fold, chains_seen = learn_in_rounds(cases, by_fold, look_at_chains, _with_chains)
+    min_link = choose_link(cases, by_fold)
+    thresholds = np.array([0, 0, min_link, 1], np.float32)
+    by_fold = [replace(weights, thresholds=thresholds) for weights in by_fold]
+    cases = [replace(case, chains=find_chains(case.slices, by_fold[case.fold])) for case in cases]
+    by_fold, groups_seen = learn_in_rounds(cases, by_fold, look_at_groups, _with_merge)
+    min_track = choose_track(cases, by_fold)
+    min_artist, min_block = choose_blocks(cases, by_fold)
+    center, projection = fit_projection(known.slices.place[learned], known.leaves[learned], known.tracks[learned])
+    thresholds = np.array([min_track, min(min_block, min_track), min_link, min_artist], np.float32)
+    cut, pair = fit_cut(known.without(~learned)), fit_pair(_others(cases, None))
+    final = Weights(center, projection, cut, *pair, *merge, thresholds)
+    return _with_merge(_with_chains(final, chains_seen), groups_seen)
+
+
+def _others(cases: Sequence[Case], fold: int | None) -> list[Case]:
+    """Select the cases that teach the weights of a fold; those of all folds without one."""
+    return [case for case in cases if case.fold not in (fold, CHECK)]
+
+
+def learn_in_rounds(
+    cases: Sequence[Case],
+    by_fold: Sequence[Weights],
+    look: Callable[[Case, Weights], Iterator[Seen]],
+    learn: Callable[[Weights, Sequence[Seen]], Weights],
+) -> tuple[list[Weights], list[Seen]]:
+    """Learn the weights of each fold from the cases of the others; each round looks at what the last one leads to."""
+    cases = _others(cases, None)
     seen: list[list[Seen]] = [[] for _ in cases]
-    for _ in range(ROUNDS):  # each round looks at the groups that the last one's weights lead to
+    learned = list(by_fold)
+    for _ in range(ROUNDS):
         for case, parts in zip(cases, seen, strict=True):
-            parts += look_at_groups(case, by_fold[case.fold], STOPS)
-        by_fold = [
-            _with_merge(
-                weights, [part for case, parts in zip(cases, seen, strict=True) if case.fold != fold for part in parts]
-            )
-            for fold, weights in enumerate(by_fold)
+            parts += look(case, learned[case.fold])
+        learned = [
+            learn(weights, [part for case, own in zip(cases, seen, strict=True) if case.fold != fold for part in own])
+            for fold, weights in enumerate(learned)
         ]
-    thresholds = choose_thresholds(cases, by_fold)
-    center, projection = fit_projection(known.slices.place, known.leaves, known.tracks)
-    final = Weights(center, projection, fit_cut(known), *fit_pair(cases), *merge, thresholds)
-    return _with_merge(final, [part for parts in seen for part in parts])
+    return learned, [part for parts in seen for part in parts]
+
+
+def _with_chains(weights: Weights, parts: Sequence[Seen]) -> Weights:
+    hidden, output = fit_network(parts, CHAIN_NETWORKS)
+    return replace(weights, chain_hidden=hidden, chain_output=output)
 
 
 def _with_merge(weights: Weights, parts: Sequence[Seen]) -> Weights:
@@ -322,33 +427,105 @@ def _with_merge(weights: Weights, parts: Sequence[Seen]) -> Weights:
     return replace(weights, merge_hidden=hidden, merge_output=output)
 
 
-def choose_thresholds(cases: Sequence[Case], by_fold: Sequence[Weights]) -> Float32Array:
-    """Take the least probability with enough precision for tracks, and the greatest with little leak for blocks."""
-    joined = [case.groups(by_fold[case.fold]) for case in cases]
-    capped = [case.groups(by_fold[case.fold]) for case in cases]
-    least, most = TRIED[0], TRIED[-1]
-    print("| least probability | kind | precision | recall | leak of blocks | blocks |\n|---|---|---|---|---|---|")
+def _by_kind(cases: Sequence[Case], values: Sequence[Float64Array]) -> dict[str, Float64Array]:
+    """Sum values of cases by kind."""
+    return {
+        kind: np.sum([value for case, value in zip(cases, values, strict=True) if case.kind == kind], axis=0)
+        for kind in sorted({case.kind for case in cases})
+    }
+
+
+def choose_link(cases: Sequence[Case], by_fold: Sequence[Weights]) -> float:
+    """Take the least probability at which chains are precise enough on average over the kinds of cases."""
+    chosen = TRIED[0]
+    print("| least probability of a link | kind | precision of pairs in a chain | recall |\n|---|---|---|---|")
     for tried in TRIED:
-        precisions, leaks = [], []
-        for kind in KINDS:
-            counts, leaked, blocks = np.zeros(3), [], 0
-            for case, whole, parts in zip(cases, joined, capped, strict=True):
-                if case.kind != kind:
-                    continue
-                counts += count_pairs(whole.join(tried, len(case.tracks)), case.tracks)
-                found = parts.join(tried, max_block_size(len(case.tracks), 10**9))
-                blocks += len(np.unique(found))
-                leaked += [(leak(found, np.zeros_like(found), case.tracks, seed), len(found)) for seed in range(3)]
-            precisions.append(counts[0] / max(1, counts[1]))
-            share = np.average([value for value, _ in leaked], weights=[n for _, n in leaked])
-            if kind != KINDS[0]:  # few tracks of up to half an hour, which the cap on blocks parts in any case
-                leaks.append(share)
-            print(f"| {tried} | {kind} | {precisions[-1]:.3f} | {counts[0] / counts[2]:.3f} | {share:.3f} | {blocks} |")
-        if np.mean(precisions) >= PRECISION:
-            least = tried
-        if np.mean(leaks) <= LEAK:
-            most = max(most, tried)
-    return np.array([least, min(most, least)], np.float32)
+        thresholds = np.array([0, 0, tried, 1], np.float32)
+        counts = [
+            count_pairs(find_chains(case.slices, replace(by_fold[case.fold], thresholds=thresholds)), case.tracks)
+            for case in cases
+        ]
+        precisions = []
+        for kind, (both, in_chain, in_track) in _by_kind(cases, counts).items():
+            precisions.append(both / max(1, in_chain))
+            print(f"| {tried} | {kind} | {precisions[-1]:.3f} | {both / in_track:.3f} |")
+        if np.mean(precisions) < LINK_PRECISION:
+            break
+        chosen = tried
+    return chosen
+
+
+def choose_track(cases: Sequence[Case], by_fold: Sequence[Weights]) -> float:
+    """Take the least probability with enough precision for tracks in the worst kind of cases with 21 slices."""
+    cases = [case for case in cases if f"{LONG} slices" in case.kind]
+    joined = [case.groups(by_fold[case.fold]) for case in cases]
+    chosen = TRIED[0]
+    print("| least probability of a track | kind | precision | recall |\n|---|---|---|---|")
+    for tried in TRIED:
+        counts = [
+            count_pairs(groups.join(tried, len(case.tracks)), case.tracks)
+            for groups, case in zip(joined, cases, strict=True)
+        ]
+        precisions = []
+        for kind, (both, in_group, in_track) in _by_kind(cases, counts).items():
+            precisions.append(both / max(1, in_group))
+            print(f"| {tried} | {kind} | {precisions[-1]:.3f} | {both / in_track:.3f} |")
+        if min(precisions) < PRECISION:
+            break
+        chosen = tried
+    return chosen
+
+
+def choose_blocks(cases: Sequence[Case], by_fold: Sequence[Weights]) -> tuple[float, float]:
+    """Take the probabilities for blocks of any size, and of limited size, with the most blocks and little leak.
+
+    The leak is that of the worst kind of cases with enough tracks. Leaves with all slices are left out: few tracks of
+    up to half an hour.
+    """
+    cases = [case for case in cases if not case.kind.endswith(": leaf")]
+    many = {case.kind for case in cases if len(np.unique(case.tracks)) >= ENOUGH_TRACKS}
+    columns = ("by artist", "block", "leak: worst kind", "mean", "blocks a case", "single blocks", "by kind")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    best = (False, -1.0)
+    chosen = TRIED_ARTISTS[0], TRIED_BLOCKS[-1]
+    for artist in TRIED_ARTISTS:
+        joined = [case.groups(by_fold[case.fold]) for case in cases]
+        for groups, case in zip(joined, cases, strict=True):
+            groups.join(artist, max_artist_size(len(case.tracks)))
+        for tried in TRIED_BLOCKS:
+            if tried > artist:
+                continue
+            found = [
+                groups.join(tried, max_block_size(len(case.tracks), 10**9))
+                for groups, case in zip(joined, cases, strict=True)
+            ]
+            sums = [expect_leak(blocks, case.tracks) for blocks, case in zip(found, cases, strict=True)]
+            leaks = {kind: leaked / max(1, n) for kind, (leaked, n) in _by_kind(cases, sums).items()}
+            counts = np.array([len(np.unique(blocks)) for blocks in found])
+            worst = max(leaks[kind] for kind in many)
+            by_kind = ", ".join(f"{kind} {100 * value:.1f}" for kind, value in leaks.items())
+            print(
+                f"| {artist} | {tried} | {worst:.3f} | {np.mean(list(leaks.values())):.3f} | {counts.mean():.1f} "
+                f"| {(counts == 1).sum()} of {len(counts)} | {by_kind} |",
+                flush=True,
+            )
+            score = (True, float(counts.mean())) if worst <= LEAK else (False, -worst)
+            if score > best:
+                best, chosen = score, (artist, tried)
+    return chosen
+
+
+def expect_leak(blocks: Int64Array, tracks: Int64Array) -> Float64Array:
+    """Expect how many slices would leak in a test part, and how many could be in it.
+
+    A slice leaks if one of the other blocks of its track is in training, which holds 65 % of them. Blocks of more than
+    half of a label are never in a test part.
+    """
+    numbers, sizes = np.unique(blocks, return_inverse=True, return_counts=True)[1:]
+    can_be_tested = sizes[numbers] <= len(blocks) / 2
+    n_blocks = np.unique(np.unique(np.column_stack([tracks, blocks]), axis=0)[:, 0], return_counts=True)
+    others = n_blocks[1][np.searchsorted(n_blocks[0], tracks)] - 1
+    return np.array([(1 - 0.35 ** others[can_be_tested]).sum(), can_be_tested.sum()], float)
 
 
 # -- measuring -----------------------------------------------------------------------------------------------
@@ -414,9 +591,24 @@ def measure(store: Store, seeds: Sequence[int], weights: Weights, jpeg: bool) ->
             f"| {100 * np.bincount(groups).max() / len(rows):.1f} % | {100 * np.mean(leaks):.1f} % ({by_seed}) "
             f"| {100 * np.mean(shares):.0f} % |"
         )
+    _print_artists(found, leaves, store.track_groups[tracks], store.metadata.group_by, store)
     leaks = [leak(np.arange(len(rows)), leaves, tracks, seed) for seed in seeds]
     print(f"leak of a split by slices: {100 * np.mean(leaks):.1f} %")
     _print_calibration(found, tracks)
+
+
+def _print_artists(found: Recovery, leaves: Int64Array, groups: Int64Array, group_by: str, store: Store) -> None:
+    """Print which labels have blocks that may hold a whole artist, and how far tracks and blocks are within artists."""
+    for name, numbers in (("tracks", found.tracks), ("blocks", found.blocks)):
+        both, in_group, in_artist = count_pairs(numbers, groups)
+        precision, recall = both / max(1, in_group), both / max(1, in_artist)
+        print(f"{name}: {precision:.3f} of their pairs within one {group_by}, which are {recall:.3f} of its pairs")
+    summary = summarise_blocks(leaves, found.blocks, store.taxonomy)
+    tested = [
+        np.unique(leaves[np.array(split_groups(leaves, found.blocks, seed=seed).parts) == "test"]) for seed in (0, 1)
+    ]
+    print(f"labels with test slices (seeds 0, 1): {len(tested[0])}, {len(tested[1])}")
+    print(str(summary) or "no block above the limit")
 
 
 def _print_calibration(found: Recovery, tracks: Int64Array) -> None:
@@ -471,11 +663,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     jobs = parser.add_subparsers(dest="job", required=True)
     job = jobs.add_parser("fit")
-    job.add_argument("store", type=Path)
+    job.add_argument("stores", type=Path, nargs="+")
+    job.add_argument("--check", type=Path, nargs="+", default=[], help="stores for choosing thresholds only")
     job.add_argument("--out", type=Path, required=True)
     job = jobs.add_parser("measure")
     job.add_argument("stores", type=Path, nargs="+")
     job.add_argument("--jpeg", action="store_true", help="draw the images again as JPEG first")
+    job.add_argument("--weights", type=Path, help="weights other than the package's")
     job.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     job = jobs.add_parser("scale")
     job.add_argument("store", type=Path)
@@ -484,15 +678,13 @@ def main() -> None:
     job.add_argument("--folder", type=Path, help="where to make the temporary folder")
     given = parser.parse_args()
     if given.job == "fit":
-        from safetensors.numpy import save_file
-
-        weights = fit(Store(given.store))
-        with atomic_path(given.out) as temporary:
-            save_file({name: np.ascontiguousarray(value) for name, value in vars(weights).items()}, temporary)
+        weights = fit([Store(path) for path in given.stores], [Store(path) for path in given.check])
+        write_weights(weights, given.out)
         print(f"thresholds: {weights.thresholds}; {given.out.stat().st_size} bytes")
     elif given.job == "measure":
+        weights = read_weights(given.weights) if given.weights else load_default_weights()
         for path in given.stores:
-            measure(Store(path), given.seeds, load_default_weights(), given.jpeg)
+            measure(Store(path), given.seeds, weights, given.jpeg)
     else:
         scale(Store(given.store), given.slices, given.one_label, given.folder)
 

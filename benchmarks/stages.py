@@ -52,12 +52,12 @@ _IMAGES = ImageSettings()
 
 @dataclass(frozen=True)
 class Stage:
-    """The usual way and ours of one stage, what ratio is wanted, and what else there is to say."""
+    """The usual way and ours of one stage, what the target ratio is, and what else there is to say."""
 
     name: str
     usual: Callable[[], Any]
     ours: Callable[[], Any]
-    wanted: float | None
+    target: float | None
     note: str = ""
 
 
@@ -204,7 +204,7 @@ def measure(stage: Stage, rounds: int) -> dict[str, Any]:
             run()
             if turn:
                 seconds[way].append(time.perf_counter() - began)
-    return {"stage": stage.name, "wanted": stage.wanted, "note": stage.note, **seconds}
+    return {"stage": stage.name, "target": stage.target, "note": stage.note, **seconds}
 
 
 def line(found: dict[str, Any], times: int = 1) -> str:
@@ -212,7 +212,7 @@ def line(found: dict[str, Any], times: int = 1) -> str:
     usual, ours = found["usual"], found["ours"]
     ratio = times * statistics.median(usual) / statistics.median(ours)
     cells = [found["stage"], _range(usual), _range(ours), f"{ratio:.1f}"]
-    cells += ["-" if found["wanted"] is None else f"{found['wanted']:g}", found["note"]]
+    cells += ["-" if found["target"] is None else f"{found['target']:g}", found["note"]]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=names, default=names)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    print("| stage | usual, ms (range) | ours, ms (range) | ratio | wanted | |\n| --- | --- | --- | --- | --- | --- |")
+    print("| stage | usual, ms (range) | ours, ms (range) | ratio | target | |\n| --- | --- | --- | --- | --- | --- |")
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

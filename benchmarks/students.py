@@ -3,9 +3,9 @@ r"""Make again the weights that come with genretree under the name `student`.
     python benchmarks/students.py FOLDER [--models cnn efficientnet-b0 ast]
 
 Fetches the music of free games from a Debian 12 mirror (apt-get, dpkg-deb; nothing is installed), 1.4 GB, 25 hours, all
-of it in Debian's main section and so under free licences, which lie beside the music as `copyright`. Then teaches each
-family what the MusiCNN network trained on the Million Song Dataset hears in it (`genretree pretrain`). Goes on where it
-stopped.
+of it in Debian's main section and so under free licences, which are next to the music as `copyright`. Then teaches each
+family what the MusiCNN network trained on the Million Song Dataset predicts for it (`genretree pretrain`). Goes on
+where it stopped.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _make_block(number: int) -> NDArray[np.float32]:
 
 
 def write_music(folder: Path, files: int, seconds: float, suffix: str = "wav") -> Path:
-    """Write so many files, spread over the genres of `TREE`, each by an artist of its own; gives the CSV's path."""
+    """Write `n` files, spread over the genres of `TREE`, each by an artist of its own; gives the CSV's path."""
     folder.mkdir(parents=True)
     rows = []
     for number in range(files):

@@ -15,7 +15,7 @@ The ways take turns, `--turn` steps each, and learn from the same batches in the
 a batch to the update of the weights; the first turn is not counted. What is printed is the ratio of median seconds
 (published : ours) with its range over the turns, the shares of our step spent on fetching the batch and on changing it
 (averaging down, augmenting, normalising), and how far apart the loss curves lie: the mean distance of their moving
-averages, beside that of two of ours with other seeds (other weights, order and masks).
+averages, next to that of two of ours with other seeds (other weights, order and masks).
 """
 
 from __future__ import annotations
@@ -326,7 +326,7 @@ def measure(task: Task, turns: int, turn: int, seeds: int) -> dict[str, Any]:
     return {
         "family": task.family,
         "batch_size": task.batch_size,
-        "wanted": GOALS[task.family],
+        "target": GOALS[task.family],
         "steps": turns * turn,
         "apart": distance(curves[0], found["losses"]["published"]),
         "seeds_apart": [distance(*pair) for pair in pairs],
@@ -350,7 +350,7 @@ def line(row: dict[str, Any]) -> str:
         f"{usual:.1f}",
         f"{ours:.1f}",
         f"{middle:.2f} ({low:.2f} to {high:.2f})",
-        f"{row['wanted']:g}",
+        f"{row['target']:g}",
         f"{row['fetching']:.1%}",
         f"{row['changing']:.1%}",
         f"{row['apart']:.3f}",

@@ -1,4 +1,4 @@
-r"""How right models are on artists they have never heard: grouped cross-validation over a prepared store.
+r"""Accuracy of models on held-out artists: grouped cross-validation over a prepared store.
 
     python benchmarks/unseen_artists.py STORE --models boosting-published musicnn --out DIR \
         [--seeds 0 1 2] [--folds 5] [--merge pop rock] [--slice-level] [--set musicnn:networks="[msd, mtt]"]

@@ -140,7 +140,7 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
         "versions": {"torch": "2"},
     }
     measured: dict[str, Any] = {
-        "stages": [{"stage": "s", "usual": [4.0, 6.0], "ours": [2.0, 1.0], "wanted": 2, "note": "", "times": 3}],
+        "stages": [{"stage": "s", "usual": [4.0, 6.0], "ours": [2.0, 1.0], "target": 2, "note": "", "times": 3}],
         "components": {
             "rows": 5,
             "full": False,
@@ -228,3 +228,24 @@ def test_a_result_is_named_after_the_machine(monkeypatch: pytest.MonkeyPatch) ->
     name = _load("everything", monkeypatch).name_machine
     assert name({"processor": "Intel(R) Xeon(R) Processor @ 2.10GHz", "cores": 2}) == "intel-xeon-2-cores"
     assert name({"processor": "AMD EPYC", "cores": 2}) == "amd-epyc-2-cores"
+
+
+def test_the_comparison_scores_every_track_on_held_out_artists(noise: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = _load("comparison", monkeypatch)
+    features = np.random.default_rng(0).normal(size=(noise.n_tracks, 4))
+    features[:, 0] = noise.track_leaves
+    (predicted,) = comparison.cross_validate_sklearn(noise, comparison.FOREST, features, [0])
+    row = comparison.score(noise, [predicted], [predicted])
+    assert row["leaf"]["accuracy"] > 0.5
+    assert row["leaf"]["balanced_ci95"][0] < row["leaf"]["balanced"] < row["leaf"]["balanced_ci95"][1]
+    assert row["gain"]["mean"] == 0
+
+
+def test_the_tables_of_the_comparison_are_those_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = _load("comparison", monkeypatch)
+    page = FOLDER.parent / "docs" / "comparison.md"
+    copy = tmp_path / "page.md"
+    copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["comparison", "page", str(FOLDER / "comparison.json"), str(copy)])
+    comparison.main()
+    assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")

@@ -689,6 +689,21 @@ def test_another_model_classifies_the_dropped_file(visit: Callable[..., Page], s
     expect(page.locator(".answer")).to_contain_text("scored by first")
 
 
+def test_a_dropped_folder_gives_its_audio_files(visit: Callable[..., Page], song: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "album"
+    (folder / "disc 2").mkdir(parents=True)
+    shutil.copy(song, folder / f"10{song.suffix}")
+    shutil.copy(song, folder / "disc 2" / f"1{song.suffix}")
+    (folder / "cover.jpg").write_bytes(b"no audio")
+    page = visit()
+    expect(page.locator("body.ready")).to_be_attached()
+    session = page.context.new_cdp_session(page)
+    held = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": held})
+    expect(page.locator("table.tracks tbody tr")).to_have_count(2, timeout=WAIT)
+
+
 def test_a_question_uses_the_selected_method(visit: Callable[..., Page], song: Path) -> None:
     asked: list[str] = []
 

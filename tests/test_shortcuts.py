@@ -193,12 +193,14 @@ def test_classes_that_depend_on_a_cue_are_named() -> None:
             cue="bandwidth",
             description="",
             leaf=leaf,
-            tracks=10,
+            tracks=20,
             recall=recall,
             neutralised_recall=after,
             changed=0.0,
             predicted=0.0,
             neutralised_predicted=predicted,
+            loss_p_value=0.5 ** round(20 * (recall - after)) if recall > after else 1.0,
+            gain_p_value=0.5 ** round(60 * predicted),
         )
 
     usual = [item("A", 0.9, 0.8, 0.02), item("B", 0.8, 0.75, 0.03), item("C", 0.7, 0.7, 0.0)]
@@ -208,6 +210,8 @@ def test_classes_that_depend_on_a_cue_are_named() -> None:
     (gained,) = neutralise.find_dependences([*usual, item("D", 0.9, 1.0, 0.5)])
     assert gained == "D is predicted for 50% of the other tracks when bandwidth is neutralised, and for 0% before"
     assert neutralise.find_dependences([item(name, 0.9, 0.1, 0.1) for name in "ABCD"]) == []  # all alike
+    by_chance = replace(item("D", 0.9, 0.2, 0.0), tracks=3, loss_p_value=0.25)
+    assert neutralise.find_dependences([*usual, by_chance]) == []
 
 
 def test_an_edge_is_measured() -> None:

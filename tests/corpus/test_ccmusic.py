@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -465,6 +466,13 @@ def test_recovering_and_splitting_from_the_command_line(tmp_path: Path, replica:
     assert "guessed from the images" in outcome.output
     made = Store(store)
     assert made.split("mine").protocol == "recovered"
+    recovery = made.split("mine").recovery
+    assert recovery == made.split("recovered").recovery
+    assert recovery is not None
+    assert recovery.blocks == len(set(made.tracks["group"]))
+    info = json.loads(runner.invoke(main, ["info", store, "--json"]).output)
+    assert info["recovery"] == {**asdict(recovery), "whole": list(recovery.whole)}
+    assert all(name in outcome.output for name in (*recovery.by_artist, *recovery.whole))
     assert runner.invoke(main, ["split", store, "--protocol", "slice"]).exit_code == 0
     assert Store(store).split("slices").protocol == "slice"
 

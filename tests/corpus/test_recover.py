@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -20,10 +18,10 @@ from genretree.recovery.pairs import (
     continuity,
     extract_slice_features,
     find_pairs,
-    load_default_weights,
 )
 from genretree.recovery.recover import MIN_LIMIT, Recovery, max_block_size, max_track_size, recover_tracks
 from genretree.recovery.regroup import regroup_store
+from genretree.recovery.weights import WEIGHTS_FILE, load_default_weights
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.slices import slice_track
 
@@ -267,7 +265,5 @@ def test_store_with_known_tracks_is_rejected(store: Store) -> None:
 
 
 def test_package_contains_the_weights() -> None:
-    import genretree.recovery.pairs as pairs
-
-    assert pairs.WEIGHTS_FILE.stat().st_size < 600_000
-    assert Path(pairs.WEIGHTS_FILE).suffix == ".safetensors"
+    assert WEIGHTS_FILE.stat().st_size < 600_000
+    assert WEIGHTS_FILE.suffix == ".safetensors"

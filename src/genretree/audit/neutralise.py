@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genretree.arrays import Float64Array, Int64Array, UInt8Array
 from genretree.audit.neutralise_audio import CUTOFF, NOISE_FLOOR, predict_changed_audio
@@ -25,7 +26,7 @@ _BATCH = 64
 _CQT_LOWEST = 32.7032  # Hz, C1
 _QUALITY = 40
 _MAX_TRACKS = 20  # of a leaf whose audio is changed
-_MIN_TRACKS, _MIN_EXCESS = 5, 0.25  # to say that a class depends on a cue
+_MIN_EXCESS, _ALPHA = 0.25, 0.05  # to say that a class depends on a cue: change beyond the median, significance
 _NAMES = "spectrum, level, bandwidth, noise floor, image artefacts"
 
 
@@ -44,6 +45,9 @@ class Neutralisation:
         Share of the leaf's tracks whose prediction changes.
     predicted, neutralised_predicted : float
         Share of the tracks of other leaves that get this leaf, before and after.
+    loss_p_value, gain_p_value : float
+        One-sided sign tests: of the leaf's tracks, more become wrong than right; of the other tracks, more get this
+        leaf than lose it.
     """
 
     cue: str
@@ -55,6 +59,8 @@ class Neutralisation:
     changed: float
     predicted: float
     neutralised_predicted: float
+    loss_p_value: float
+    gain_p_value: float
 
 
 def neutralise_cues(bundle: Bundle, store: Store, progress: bool = False) -> tuple[tuple[Neutralisation, ...], str]:
@@ -116,7 +122,10 @@ def choose_tracks(tracks: Int64Array, leaves: Int64Array) -> Int64Array:
 
 
 def find_dependences(results: Sequence[Neutralisation]) -> list[str]:
-    """Describe the classes whose prediction depends on a cue far more than that of most classes does."""
+    """Describe the classes whose prediction depends on a cue far more than that of most classes does.
+
+    The sign test of a class must be significant at 5 %, corrected for the number of classes.
+    """
     texts = []
     for cue in dict.fromkeys(item.cue for item in results):
         items = [item for item in results if item.cue == cue]
@@ -124,12 +133,13 @@ def find_dependences(results: Sequence[Neutralisation]) -> list[str]:
         usual_gain = float(np.median([item.neutralised_predicted - item.predicted for item in items]))
         for item in items:
             loss, gain = item.recall - item.neutralised_recall, item.neutralised_predicted - item.predicted
-            if item.tracks >= _MIN_TRACKS and loss - max(usual_loss, 0.0) >= _MIN_EXCESS:
+            alpha = _ALPHA / len(items)
+            if item.loss_p_value <= alpha and loss - max(usual_loss, 0.0) >= _MIN_EXCESS:
                 texts.append(
                     f"recall of {item.leaf} falls from {item.recall:.0%} to {item.neutralised_recall:.0%} when {cue} "
                     f"is neutralised (median over classes: {usual_loss:.0%})"
                 )
-            elif gain - max(usual_gain, 0.0) >= _MIN_EXCESS:
+            elif item.gain_p_value <= alpha and gain - max(usual_gain, 0.0) >= _MIN_EXCESS:
                 texts.append(
                     f"{item.leaf} is predicted for {item.neutralised_predicted:.0%} of the other tracks when {cue} is "
                     f"neutralised, and for {item.predicted:.0%} before"
@@ -157,9 +167,20 @@ def _compare(
                     changed=float((before[own] != after[own]).mean()),
                     predicted=float((before[~own] == leaf).mean()) if (~own).any() else 0.0,
                     neutralised_predicted=float((after[~own] == leaf).mean()) if (~own).any() else 0.0,
+                    loss_p_value=_sign_test(before[own] == leaf, after[own] == leaf),
+                    gain_p_value=_sign_test(after[~own] == leaf, before[~own] == leaf),
                 )
             )
     return tuple(results)
+
+
+def _sign_test(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Return the one-sided p-value of more items being true in the first only than in the second only."""
+    from scipy.stats import binomtest
+
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n = only_first + only_second
+    return 1.0 if n == 0 else float(binomtest(only_first, n, 0.5, alternative="greater").pvalue)
 
 
 def _predict(

@@ -369,7 +369,7 @@ def _find_shortcuts(
         for leaf in suspects.tolist():
             if np.percentile(excess[:, leaf], 5) <= 0:
                 continue
-            text = f"{names[leaf]} is told by its {cue.description}: {_describe(cue, classes == leaf)}"
+            text = f"{names[leaf]} can be identified by its {cue.description}: {_describe(cue, classes == leaf)}"
             found.append(
                 Shortcut(
                     leaf=names[leaf],

@@ -229,6 +229,7 @@ def split(
     from genretree.corpus.copies import count_joined, join_copies
     from genretree.corpus.splits import RECOVERED, fold_groups, split_groups, split_slices
     from genretree.corpus.store import Store
+    from genretree.recovery.regroup import summarise_blocks
 
     opened = Store(store)
     leaves, groups = opened.track_leaves, opened.track_groups
@@ -259,7 +260,8 @@ def split(
     else:
         splits = [split_groups(leaves, groups, seed=seed, **options)]
     if protocol == "group" and opened.metadata.group_by == RECOVERED:
-        splits = [replace(item, protocol="recovered") for item in splits]
+        recovery = summarise_blocks(leaves, groups, opened.taxonomy)
+        splits = [replace(item, protocol="recovered", recovery=recovery) for item in splits]
     for item in splits:
         item = replace(item, copies=joined)
         item.save(store / "splits")
@@ -310,6 +312,7 @@ def _read_music(
 
 def store_info(store: Store) -> dict[str, Any]:
     """Return the content of `info --json` for a store."""
+    recovery = store.split("recovered").recovery if "recovered" in store.split_names() else None
     return {
         "folder": str(store.folder),
         "tracks": store.n_tracks,
@@ -321,6 +324,7 @@ def store_info(store: Store) -> dict[str, Any]:
         "taxonomy": store.taxonomy.to_json(),
         "splits": store.split_names(),
         "tracks_without_group": count_unknown(store),
+        **({} if recovery is None else {"recovery": asdict(recovery)}),
         "failures": [asdict(failure) for failure in store.failures],
     }
 
@@ -341,11 +345,11 @@ def _echo_recovered(store: Store) -> None:
     if store.metadata.group_by != RECOVERED:
         return
     tracks, blocks = len(set(store.tracks["recovered_track"])), len(set(store.tracks["group"]))
-    note = PROTOCOL_NOTES["recovered"]
+    split = store.split("recovered") if "recovered" in store.split_names() else None
+    note = PROTOCOL_NOTES["recovered"] if split is None else split.note
     echo(f"{tracks} tracks recovered, kept together in {blocks} blocks. Split 'recovered': {note}.")
-    joined = store.split("recovered").copies if "recovered" in store.split_names() else None
-    if joined is not None:
-        echo(f"{joined}.")
+    if split is not None and split.copies is not None:
+        echo(f"{split.copies}.")
 
 
 def count_unknown(store: Store) -> int:

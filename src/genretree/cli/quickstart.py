@@ -36,7 +36,7 @@ def run_quickstart(out: Path, seed: int = 0, progress: bool = True) -> None:
     evaluations = [evaluate(bundle, store, progress=progress) for bundle in bundles]
     for evaluation in evaluations:
         save_evaluation(evaluation, out / f"{evaluation.family}-report", store)
-    report = write_report(evaluations, out / "report.html", "genretree: quickstart")
+    report = write_report(evaluations, out / "report.html", "genretree: quickstart", store=store)
     _print("5/5  predict: a track by a held-out artist")
     track = int(np.flatnonzero(np.array(store.split().parts) == "test")[0])
     show_prediction(predict_file(bundles[0], store.tracks["file"][track]))

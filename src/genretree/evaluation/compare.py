@@ -123,11 +123,11 @@ def compare(
             )
         )
         # After each family, so that an interrupted comparison keeps its results.
-        _write_tables(Comparison(tuple(rows), dict(skipped)), out, published)
+        _write_tables(Comparison(tuple(rows), dict(skipped)), out, published, store)
     if not rows:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))
     comparison = Comparison(tuple(rows), skipped)
-    _write_tables(comparison, out, published)
+    _write_tables(comparison, out, published, store)
     return comparison
 
 
@@ -143,7 +143,7 @@ def _measure_throughput(bundle: Bundle, store: Store) -> float:
     return n_batches * len(rows) / seconds
 
 
-def _write_tables(comparison: Comparison, out: Path, published: bool) -> None:
+def _write_tables(comparison: Comparison, out: Path, published: bool, store: Store) -> None:
     write_text(out / "results.md", format_markdown(comparison, published))
     write_text(out / "results.csv", _format_csv(comparison.rows))
     evaluations = [row.evaluation for row in comparison.rows]
@@ -163,6 +163,7 @@ def _write_tables(comparison: Comparison, out: Path, published: bool) -> None:
         "genretree: comparison",
         costs,
         comparison.skipped,
+        store=store,
         differences=differences,
         titles=_STUDY_TITLES,
         published=cells if any(cells) else (),

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.arrays import Float32Array, Float64Array, Int64Array
-from genretree.recovery.pairs import Pairs, SliceFeatures, Weights, log_odds
+from genretree.recovery.pairs import Pairs, SliceFeatures, log_odds
+from genretree.recovery.weights import Weights
 
 MERGE_FEATURES = 8
 NO_LINK = -8.0  # log odds of two slices that are not a candidate pair
@@ -42,37 +43,69 @@ class Groups:
     counts : ndarray, int64, shape (n,)
         Number of copies of each slice.
     weights : Weights
+    chains : ndarray, int64, shape (n,), optional
+        Chain of each slice. Each chain is a group at first; by default, each slice is.
     """
 
     def __init__(
-        self, slices: SliceFeatures, pairs: Pairs, links: Float32Array, counts: Int64Array, weights: Weights
+        self,
+        slices: SliceFeatures,
+        pairs: Pairs,
+        links: Float32Array,
+        counts: Int64Array,
+        weights: Weights,
+        chains: Int64Array | None = None,
     ) -> None:
         n = len(counts)
-        self._place, self._rhythm = slices.place.copy(), slices.rhythm.copy()  # sums over the slices of each group
-        self._sizes = np.ones(n, np.float32)
-        self._counts = counts.astype(np.int64)
         self._weights = weights
-        self._members = [[row] for row in range(n)]
+        # A group has the number of one of its slices; the other numbers are unused.
+        owners = np.arange(n)
+        if chains is not None:
+            _, first_rows, chain_index = np.unique(chains, return_index=True, return_inverse=True)
+            owners = first_rows[chain_index]
+        self._members: list[list[int]] = [[] for _ in range(n)]
+        for row, owner in enumerate(owners.tolist()):
+            self._members[owner].append(row)
+        # Sums over the slices of each group.
+        self._place, self._rhythm = np.zeros_like(slices.place), np.zeros_like(slices.rhythm)
+        self._sizes, self._counts = np.zeros(n, np.float32), np.zeros(n, np.int64)
+        for sums, values in (
+            (self._place, slices.place),
+            (self._rhythm, slices.rhythm),
+            (self._sizes, np.ones(n, np.float32)),
+            (self._counts, counts),
+        ):
+            np.add.at(sums, owners, values)
         self._version = np.zeros(n, np.int64)  # incremented by every merge; older heap entries are stale
         self._neighbours: list[dict[int, tuple[float, float]]] = [{} for _ in range(n)]
-        for a, b, link in zip(pairs.first.tolist(), pairs.second.tolist(), links.tolist(), strict=True):
-            self._neighbours[a][b] = self._neighbours[b][a] = (link, NO_LINK)
+        first, second = owners[pairs.first].tolist(), owners[pairs.second].tolist()
+        for a, b, link in zip(first, second, links.tolist(), strict=True):
+            if a != b:
+                best, next_best = self._neighbours[a].get(b, (link, NO_LINK))
+                if b in self._neighbours[a]:
+                    best, next_best = (link, best) if link >= best else (best, max(link, next_best))
+                self._neighbours[a][b] = self._neighbours[b][a] = (best, next_best)
+        self._refused: list[tuple[float, int, int, int, int]] = []  # pairs that exceeded a limit
         self._heap: list[tuple[float, int, int, int, int]] = []
         for row in range(n):
             self._push_pairs(row, [other for other in self._neighbours[row] if other > row])
         heapq.heapify(self._heap)
 
     def join(self, min_probability: float, max_size: int) -> Int64Array:
-        """Merge pairs of at least `min_probability`, up to `max_size` slices, and return the group of each slice.
-
-        Pairs that exceed `max_size` stay separate in later calls.
-        """
+        """Merge pairs of at least `min_probability`, up to `max_size` slices, and return the group of each slice."""
+        for item in self._refused:
+            heapq.heappush(self._heap, item)
+        self._refused = []
         max_cost = -np.log(min_probability / (1 - min_probability))
         while self._heap and self._heap[0][0] <= max_cost:
-            _, a, b, age_a, age_b = heapq.heappop(self._heap)
-            stale = self._version[a] != age_a or self._version[b] != age_b
-            if not stale and self._counts[a] + self._counts[b] <= max_size:
+            item = heapq.heappop(self._heap)
+            _, a, b, age_a, age_b = item
+            if self._version[a] != age_a or self._version[b] != age_b:
+                continue
+            if self._counts[a] + self._counts[b] <= max_size:
                 self._merge(a, b)
+            else:
+                self._refused.append(item)
         group_of_slice = np.empty(len(self._members), np.int64)
         for group, members in enumerate(self._members):
             group_of_slice[members] = group

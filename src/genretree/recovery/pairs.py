@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from genretree.arrays import Float32Array, Int64Array, UInt8Array
+from genretree.recovery.weights import Weights
 from genretree.sound.slices import overlaps
-
-WEIGHTS_FILE = Path(__file__).with_name("recover.safetensors")
 
 _BINS = (128, 84, 12)  # of mel, CQT and chroma
 _CUTS = (slice(0, 128), slice(128, 212), slice(212, 224))
@@ -32,47 +29,11 @@ CONTINUITY = 2 * _PROFILES
 STATISTICS = 3 * sum(_BINS) + _CEPSTRUM + _CEPSTRUM * (_CEPSTRUM - 1) // 2
 RHYTHM = _ONSET_BANDS * (_LAGS.stop - _LAGS.start)
 PAIR_FEATURES = CONTINUITY + 5
-_LINKS, _NEIGHBOURS = 12, 24  # candidates per slice by continuity and by similarity
-_DENSITY_NEIGHBOURS = 10  # neighbours for the local density
+N_CONTINUATIONS, _NEIGHBOURS = 12, 24  # candidates per slice by continuity and by similarity
+DENSITY_NEIGHBOURS = 10  # neighbours for the local density
 _BLOCK = 512
 _EPSILON = 1e-3
 _MAX_CORRELATION = 1.02  # slightly above 1, which keeps the logarithm finite
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights fitted on slices of known tracks by `benchmarks/recover_tracks.py`.
-
-    Parameters
-    ----------
-    center, projection : ndarray, float32, shapes (STATISTICS,) and (STATISTICS, dimensions)
-        Projection of the statistics of a slice to a space where slices of one track are close.
-    cut : ndarray, float32, shape (CONTINUITY,)
-        Weights of the correlations at a cut in the score of a continuation.
-    pair_hidden, pair_output : ndarray, float32, shapes (PAIR_FEATURES + 1, units) and (units + 1,)
-        Network for the log odds that two slices are from one track; see `log_odds`.
-    merge_hidden, merge_output : ndarray, float32
-        The same for two groups of slices; see `genretree.recovery.groups`.
-    thresholds : ndarray, float32, shape (2,)
-        Minimum probability for merging groups: into tracks, and into blocks.
-    """
-
-    center: Float32Array
-    projection: Float32Array
-    cut: Float32Array
-    pair_hidden: Float32Array
-    pair_output: Float32Array
-    merge_hidden: Float32Array
-    merge_output: Float32Array
-    thresholds: Float32Array
-
-
-@cache
-def load_default_weights() -> Weights:
-    """Load the weights of the package."""
-    from safetensors.numpy import load_file
-
-    return Weights(**load_file(WEIGHTS_FILE))
 
 
 @dataclass(frozen=True)
@@ -169,9 +130,13 @@ def centre_places(place: Float32Array) -> Float32Array:
 
     The mean is shrunk for few slices, since it then reflects the slices more than the label.
     """
-    mean = place.sum(axis=0) / (len(place) + 2 * _DENSITY_NEIGHBOURS)
-    centred = place - mean
-    return np.asarray(centred / (np.linalg.norm(centred, axis=1, keepdims=True) + _EPSILON), np.float32)
+    mean = place.sum(axis=0) / (len(place) + 2 * DENSITY_NEIGHBOURS)
+    return normalise_rows(place - mean)
+
+
+def normalise_rows(values: Float32Array) -> Float32Array:
+    """Normalise rows to unit vectors; near-zero rows stay shorter."""
+    return np.asarray(values / (np.linalg.norm(values, axis=1, keepdims=True) + _EPSILON), np.float32)
 
 
 # -- pairs of slices -----------------------------------------------------------------------------------------
@@ -210,17 +175,24 @@ def find_pairs(slices: SliceFeatures, weights: Weights, tick: Callable[[int], No
     the number of processed slices.
     """
     n = len(slices.place)
-    # By the column and its context; extrapolations and means enter the features of candidate pairs only.
-    profiles = [profile for profile in range(CONTINUITY) if profile % _PROFILES in (0, 3)]
-    columns = np.concatenate([np.arange(SIDE_WIDTH)[_profile_slice(profile)] for profile in profiles])
-    next_slices, _ = _nearest(slices.ends[:, columns], slices.starts[:, columns], _LINKS, tick)
-    similar, similarity = _nearest(slices.place, slices.place, _NEIGHBOURS)
+    columns = continuation_columns()
+    next_slices, _ = find_nearest(slices.ends[:, columns], slices.starts[:, columns], N_CONTINUATIONS, tick)
+    similar, similarity = find_nearest(slices.place, slices.place, _NEIGHBOURS)
     rows = np.concatenate([np.repeat(np.arange(n), near.shape[1]) for near in (next_slices, similar)])
     others = np.concatenate([next_slices.ravel(), similar.ravel()])
     keys = np.unique(np.minimum(rows, others) * n + np.maximum(rows, others))
     first, second = keys // max(n, 1), keys % max(n, 1)
-    density = similarity[:, :_DENSITY_NEIGHBOURS].mean(axis=1) if similarity.size else np.zeros(n, np.float32)
+    density = similarity[:, :DENSITY_NEIGHBOURS].mean(axis=1) if similarity.size else np.zeros(n, np.float32)
     return Pairs(first, second, _pair_features(slices, first, second, density, weights))
+
+
+def continuation_columns() -> Int64Array:
+    """Return the columns of the profiles that rank continuations: the column at the cut, and its context.
+
+    Extrapolations and means enter the features of candidate pairs only.
+    """
+    profiles = [profile for profile in range(CONTINUITY) if profile % _PROFILES in (0, 3)]
+    return np.concatenate([np.arange(SIDE_WIDTH)[_profile_slice(profile)] for profile in profiles])
 
 
 def _profile_slice(profile: int) -> slice:
@@ -229,7 +201,7 @@ def _profile_slice(profile: int) -> slice:
     return slice(start, start + _BINS[profile // _PROFILES])
 
 
-def _nearest(
+def find_nearest(
     left: Float32Array, right: Float32Array, count: int, tick: Callable[[int], None] | None = None
 ) -> tuple[Int64Array, Float32Array]:
     """Find, for each row of `left`, the `count` other rows of `right` with the greatest inner products, in order."""
@@ -258,13 +230,13 @@ def _pair_features(
     earlier, later = np.concatenate([first, second]), np.concatenate([second, first])
     scores = np.concatenate([forward, backward]) @ weights.cut
     by_end, by_start = (
-        _log_softmax_by_owner(scores, earlier, len(density)),
-        _log_softmax_by_owner(scores, later, len(density)),
+        log_softmax_by_owner(scores, earlier, len(density)),
+        log_softmax_by_owner(scores, later, len(density)),
     )
     m = len(first)
     is_forward = (by_end + by_start)[:m] >= (by_end + by_start)[m:]
-    similarity = _inner_products(slices.place, slices.place, first, second)
-    rhythm = _inner_products(slices.rhythm, slices.rhythm, first, second)
+    similarity = inner_products(slices.place, slices.place, first, second)
+    rhythm = inner_products(slices.rhythm, slices.rhythm, first, second)
     return np.column_stack(
         [
             np.where(is_forward[:, None], forward, backward),
@@ -282,11 +254,11 @@ def continuity(slices: SliceFeatures, earlier: Int64Array, later: Int64Array) ->
     correlations = np.empty((len(earlier), CONTINUITY), np.float32)
     for profile in range(CONTINUITY):
         cut = _profile_slice(profile)
-        correlations[:, profile] = _inner_products(slices.ends[:, cut], slices.starts[:, cut], earlier, later)
+        correlations[:, profile] = inner_products(slices.ends[:, cut], slices.starts[:, cut], earlier, later)
     return np.asarray(-np.log(_MAX_CORRELATION - correlations), np.float32)
 
 
-def _inner_products(left: Float32Array, right: Float32Array, rows: Int64Array, others: Int64Array) -> Float32Array:
+def inner_products(left: Float32Array, right: Float32Array, rows: Int64Array, others: Int64Array) -> Float32Array:
     """Compute inner products of selected rows, in blocks to bound memory."""
     products = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), 1 << 16):
@@ -295,7 +267,7 @@ def _inner_products(left: Float32Array, right: Float32Array, rows: Int64Array, o
     return products
 
 
-def _log_softmax_by_owner(scores: Float32Array, owners: Int64Array, n: int) -> Float32Array:
+def log_softmax_by_owner(scores: Float32Array, owners: Int64Array, n: int) -> Float32Array:
     """Compute the log softmax of each score among the scores of its owner."""
     maximum = np.full(n, -np.inf)
     np.maximum.at(maximum, owners, scores)

@@ -13,18 +13,14 @@ from genretree.arrays import Float64Array, Int64Array, UInt8Array
 from genretree.errors import CorpusError
 from genretree.files import release_pages
 from genretree.progress import progress_bar
+from genretree.recovery.chains import find_chains
 from genretree.recovery.groups import Groups, compute_confidence
-from genretree.recovery.pairs import (
-    SliceFeatures,
-    Weights,
-    centre_places,
-    extract_slice_features,
-    find_pairs,
-    load_default_weights,
-)
+from genretree.recovery.pairs import SliceFeatures, centre_places, extract_slice_features, find_pairs
+from genretree.recovery.weights import Weights, load_default_weights
 
 MAX_SHARE = 0.05  # maximum share of all slices in a group
 MAX_SHARE_OF_LABEL = 0.125  # maximum share of a label in a block of several tracks, so that it can be split
+MAX_SHARE_OF_ARTIST = 0.75  # maximum share of a label in a block of pieces that can't be told apart
 MIN_LIMIT = 40  # lower bound of the size limit: a track of 7.6 minutes
 _CHUNK = 64
 
@@ -41,7 +37,8 @@ class Recovery:
         Confidence of the track, 0 to 1: the mean probability that a slice belongs with the other slices of the track;
         for a track of one slice, the probability that it belongs to no other track. 0 for constant images.
     blocks : ndarray, int64, shape (n,)
-        Block of each slice. A block holds tracks that may be one track, and must not be split.
+        Block of each slice. A block holds tracks that may be one track, and must not be split. Where the tracks of an
+        artist can't be told apart, it holds all of them.
     """
 
     tracks: Int64Array
@@ -81,9 +78,11 @@ def recover_tracks(
 
     Notes
     -----
-    Pairs of slices are scored by continuity at the cut, similarity and rhythm, and then merged greedily (agglomerative
-    clustering) by the log odds that a small network predicts for two groups from the similarity of their centres, their
-    best links and their sizes. See docs/recovery.md.
+    Slices that follow each other are linked into chains (a path cover by assignment). Pairs of slices are scored by
+    continuity at the cut, similarity and rhythm, and the chains are then merged greedily (agglomerative clustering) by
+    the log odds that a small network predicts for two groups from the similarity of their centres, their best links and
+    their sizes. Where the tracks of an artist can't be told apart, a block holds all of them, up to three quarters of
+    the label. See docs/recovery.md.
 
     Examples
     --------
@@ -174,11 +173,22 @@ def group_slices(
     slices = SliceFeatures(slices.ends, slices.starts, centre_places(slices.place), slices.rhythm)
     pairs = find_pairs(slices, weights, tick)
     links = pairs.log_odds(weights)
-    groups = Groups(slices, pairs, links, counts, weights)
-    tracks = groups.join(float(weights.thresholds[0]), max_track_size(n_total))
+    groups = Groups(slices, pairs, links, counts, weights, find_chains(slices, weights))
+    tracks = groups.join(weights.min_track, max_track_size(n_total))
     confidence = compute_confidence(slices, pairs, links, tracks, weights)
-    max_block = max_block_size(int(counts.sum()), n_total)
-    return Recovery(tracks=tracks, confidence=confidence, blocks=groups.join(float(weights.thresholds[1]), max_block))
+    return Recovery(
+        tracks=tracks, confidence=confidence, blocks=join_blocks(groups, weights, int(counts.sum()), n_total)
+    )
+
+
+def join_blocks(groups: Groups, weights: Weights, n_label: int, n_total: int) -> Int64Array:
+    """Merge the groups of one label of `n_label` slices into blocks.
+
+    Groups that can't be told apart are merged whatever their size, up to a whole artist; others up to a limit.
+    """
+    if weights.min_artist is not None:
+        groups.join(weights.min_artist, max_artist_size(n_label))
+    return groups.join(weights.min_block, max_block_size(n_label, n_total))
 
 
 def max_track_size(n_total: int) -> int:
@@ -187,5 +197,10 @@ def max_track_size(n_total: int) -> int:
 
 
 def max_block_size(n_label: int, n_total: int) -> int:
-    """Return the maximum number of slices of a block; at most half of a label, so that some can be held out."""
+    """Return the maximum number of slices of a block of probable tracks; at most half of a label."""
     return max(1, min(MIN_LIMIT, n_label // 2), int(min(MAX_SHARE * n_total, MAX_SHARE_OF_LABEL * n_label)))
+
+
+def max_artist_size(n_label: int) -> int:
+    """Return the maximum number of slices of a block of an artist, so that some of the label can be held out."""
+    return max(1, int(MAX_SHARE_OF_ARTIST * n_label))

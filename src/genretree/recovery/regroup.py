@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from genretree.arrays import Int64Array
 from genretree.corpus.copies import Copies, count_joined, join_copies
-from genretree.corpus.splits import RECOVERED, join_groups, split_groups
+from genretree.corpus.splits import RECOVERED, RecoveredBlocks, join_groups, split_groups
 from genretree.corpus.store import Store, write_tables
 from genretree.errors import CorpusError
-from genretree.recovery.recover import recover_tracks
+from genretree.recovery.recover import max_block_size, recover_tracks
+from genretree.taxonomy import Taxonomy, format_path
 
 SPLIT = "recovered"
 
@@ -34,8 +36,8 @@ def regroup_store(store: Store, *, copies: Copies | None = None, progress: bool 
     Store
         The same folder, reopened. The column `group` of its tracks (one slice each) holds the block, which later splits
         keep together; `recovered_track` and `recovered_confidence` hold the recovered tracks. The split `recovered`
-        keeps blocks together, and its file records the audit. Other splits do not change. A store with blocks is
-        returned unchanged without `copies`.
+        keeps blocks together, and its file records the audit and the labels whose blocks may hold a whole artist. Other
+        splits do not change. A store with blocks is returned unchanged without `copies`.
 
     Raises
     ------
@@ -63,6 +65,28 @@ def regroup_store(store: Store, *, copies: Copies | None = None, progress: bool 
     return _write(store, tracks, copies)
 
 
+def summarise_blocks(leaves: Int64Array, blocks: Int64Array, taxonomy: Taxonomy) -> RecoveredBlocks:
+    """Find the labels with a block above the limit for probable tracks, and those that are a single block.
+
+    Parameters
+    ----------
+    leaves, blocks : ndarray, int64, shape (n,)
+        Label and block of each slice.
+    taxonomy : Taxonomy
+        Names of the labels.
+    """
+    by_artist, whole = {}, []
+    for leaf in np.unique(leaves):
+        name, in_leaf = format_path(taxonomy.leaves[leaf]), leaves == leaf
+        sizes = np.unique(blocks[in_leaf], return_counts=True)[1]
+        n_label = int(in_leaf.sum())
+        if len(sizes) == 1:
+            whole.append(name)
+        elif sizes.max() > max_block_size(n_label, len(leaves)):
+            by_artist[name] = round(float(sizes.max()) / n_label, 3)
+    return RecoveredBlocks(len(np.unique(blocks)), by_artist, tuple(whole))
+
+
 def _write(store: Store, tracks: dict[str, list[Any]], copies: Copies | None) -> Store:
     """Merge the blocks of copies, compute the split, and write both."""
     joined = None
@@ -76,6 +100,7 @@ def _write(store: Store, tracks: dict[str, list[Any]], copies: Copies | None) ->
     # The split first: write_tables writes the file that marks the store as complete.
     groups = join_groups(tracks["group"], tracks["sha256"])
     split = split_groups(store.track_leaves, groups, name=SPLIT)
-    replace(split, protocol="recovered", copies=joined).save(store.folder / "splits")
+    recovery = summarise_blocks(store.track_leaves, groups, store.taxonomy)
+    replace(split, protocol="recovered", copies=joined, recovery=recovery).save(store.folder / "splits")
     write_tables(store.folder, tracks, slices, store.taxonomy, store.settings, metadata, store.failures)
     return Store(store.folder)

@@ -224,10 +224,10 @@ SOURCES: tuple[WeightSource, ...] = (
         families=(),
         summary="the network that joins slices of one track for `prepare` with `recover_tracks=True`",
         licence="MIT",
-        size=358_688,
+        size=363_748,
         access="package",
         location="recovery/recover.safetensors",
-        sha256="bef2ee7da5bf412d31140c44fa329265b357382db5b4c993a3be53f168710367",
+        sha256="bc8de05a3a5f8c5986a19d1b3421e4710527bfc47717465bcfdc45e9c359009d",
         note="not a value of `weights`",
     ),
 )

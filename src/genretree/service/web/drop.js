@@ -1,12 +1,17 @@
 // Drag and drop of files and folders, anywhere on the page.
 
-const AUDIO_SUFFIX = /\.(wav|wave|rf64|w64|flac|og[ga]|opus|mp3|m4a|mp4|aac|wma|aiff?|caf|au|mka|webm)$/i;
+// As in `genretree.sound.suffixes`.
+const SUFFIXES =
+  "16svx 3g2 3gp 3gpp 8svx aac ac3 adts aif aifc aiff amr ape asf au avi awb bwf caf dsf dts eac3 ec3 f4a f4v flac flv iff m4a m4b m4p m4r m4v mka mkv mov mp+ mp1 mp2 mp3 mp4 mpa mpc mpeg mpg mpga mpp nist oga ogg ogv ogx opus qt rf64 snd sph spx svx ts tta vob voc w64 wav wave weba webm wma wmv wv";
+const known = new Set(SUFFIXES.split(" "));
+
+export const isAudioName = (name) => name.includes(".") && known.has(name.toLowerCase().split(".").at(-1));
 
 // The audio files of a chosen folder, in the order of their paths.
 export function audioFiles(files) {
   const place = (file) => file.webkitRelativePath || file.name;
   return [...files]
-    .filter((file) => AUDIO_SUFFIX.test(file.name))
+    .filter((file) => isAudioName(file.name))
     .sort((one, other) => place(one).localeCompare(place(other), undefined, { numeric: true }));
 }
 
@@ -50,7 +55,7 @@ async function listFolder(folder) {
   const files = await Promise.all(
     entries.map((entry) => {
       if (entry.isDirectory) return listFolder(entry);
-      if (!AUDIO_SUFFIX.test(entry.name)) return [];
+      if (!isAudioName(entry.name)) return [];
       return new Promise((resolve, reject) => entry.file((file) => resolve([file]), reject));
     }),
   );

@@ -30,8 +30,9 @@ def page() -> str:
     lines = [HEAD]
     for folder in sorted({path.parent for path in SOURCE.rglob("*.py")}):
         place = folder.relative_to(SOURCE.parent).as_posix()
-        lines += [f"## `{place}/`", "", summary(folder / "__init__.py"), "", "| module | contents |", "| --- | --- |"]
+        lines += [f"## `{place}/`", "", summary(folder / "__init__.py"), ""]
         modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+        lines += ["| module | contents |", "| --- | --- |"] if modules else []
         lines += [f"| `{path.stem}` | {summary(path).replace('|', chr(92) + '|')} |" for path in modules]
         lines.append("")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def test_the_interval_of_the_gain_covers_the_truth() -> None:
     assert np.mean(covered) >= 0.85
 
 
+def test_slow_growth_is_within_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exponent that is not fitted, of which the percentile bootstrap covered two thirds."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    measure = importlib.import_module("learning_curve_coverage").measure
+    for design, curve in (
+        ((20, 4, 3), (0.95, 0.9, 0.15)),
+        ((12, 16, 2), (1.0, 0.7, 0.25)),
+        ((13, 1, 4), (0.75, 0.0, 0.5)),
+    ):
+        _, _, coverage, width = measure(design, curve, 0.02, repeats=20, seed=1)
+        assert coverage >= 0.9
+        assert 0 < width < 0.2
+
+
 def test_samples_are_nested_and_leave_the_test_part_alone(store: Store) -> None:
     split = make_folds(store, 2, 0)[0]
     one, two = (np.array(sample_artists(store, split, size, 0).parts) for size in (1, 2))
@@ -83,5 +98,5 @@ def test_the_command_measures_and_extrapolates(store: Store, tmp_path: Path) -> 
 
 
 def test_too_few_sizes_are_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="at least two numbers"):
+    with pytest.raises(SettingsError, match="at least two sizes below"):
         learning_curve(store, tmp_path, "boosting", sizes=[2])

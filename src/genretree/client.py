@@ -58,7 +58,7 @@ class PredictionRow(TypedDict):
     padded: NotRequired[bool]
     consistent: NotRequired[bool]
     note: NotRequired[str]
-    training_distance: NotRequired[float]
+    training_distance: float | None
     runtime: NotRequired[str]
     timeline: NotRequired[list[dict[str, Any]]]
     error: NotRequired[FileError]

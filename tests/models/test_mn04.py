@@ -80,6 +80,9 @@ def test_weights_are_fetched_checked_and_stored_as_safetensors(published: Path, 
         load_mn04()
     path = get_mn04()  # by its address
     assert path == tmp_path / "cache" / "mn04.safetensors"
+    hidden = published.rename(published.with_suffix(".away"))
+    assert get_mn04() == path  # it is there: nothing is downloaded
+    hidden.rename(published)
     expected = torch.load(published, weights_only=True)
     for name, value in load_file(path).items():
         torch.testing.assert_close(value, expected[name])

@@ -121,6 +121,17 @@ def choose_tracks(tracks: Int64Array, leaves: Int64Array) -> Int64Array:
     return np.sort(np.concatenate(kept))
 
 
+def note_few_tracks(results: Sequence[Neutralisation]) -> list[str]:
+    """Say so if a class has too few tracks for a loss to be significant."""
+    leaves = {item.leaf: item.tracks for item in results}
+    small = [leaf for leaf, tracks in leaves.items() if 0.5**tracks > _ALPHA / len(leaves)]
+    if not small:
+        return []
+    return [
+        f"{len(small)} of {len(leaves)} classes have too few held-out tracks for a loss of recall to be significant"
+    ]
+
+
 def find_dependences(results: Sequence[Neutralisation]) -> list[str]:
     """Describe the classes whose prediction depends on a cue far more than that of most classes does.
 

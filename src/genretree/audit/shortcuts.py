@@ -253,10 +253,11 @@ def audit_shortcuts(
     if not any(cue.source == "audio" for cue in cues):
         notes.append("the audio files are missing, so bandwidth and file formats were not tested")
     if bundle is not None:
-        from genretree.audit.neutralise import find_dependences, neutralise_cues
+        from genretree.audit.neutralise import find_dependences, neutralise_cues, note_few_tracks
 
         neutralised, note = neutralise_cues(bundle, store, progress)
         notes += [note] if note else []
+        notes += note_few_tracks(neutralised)
         notes += [f"{bundle.folder.name}: {text}" for text in find_dependences(neutralised)]
     return ShortcutAudit(
         store=str(store.folder),

@@ -115,7 +115,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         problem = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
-        raise BundleError(f"{folder}: {problem}; train one with genretree.train")
+        raise BundleError(f"{folder}: {problem}; check the path, or train a model first")
     try:
         content = json.loads(read_json_text(path, MAX_BYTES, MAX_DEPTH), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from genretree.audit.findings import Audit, Finding, LabelIssue
     from genretree.audit.shortcuts import ShortcutAudit
+    from genretree.bundle.bundle import Bundle
     from genretree.corpus.store import Store
 
 _ROWS = 20  # per table on the terminal
@@ -54,17 +55,19 @@ def audit(
     from genretree.audit import audit as run_audit
     from genretree.audit.findings import COPIES
     from genretree.audit.page import save_audit
+    from genretree.bundle.bundle import load_bundle
     from genretree.corpus.store import Store
     from genretree.parallel import command_line
 
     if bundle is not None and not shortcuts:
         raise SettingsError("--bundle is used by --shortcuts only; add --shortcuts, or leave it out")
     opened = Store(store)
+    loaded = None if bundle is None else load_bundle(bundle)
     result = run_audit(opened, split_name, labels=labels, seed=seed, progress=not quiet)
     page = save_audit(result, opened, out or store / "audit", command_line())
     found = None
     if shortcuts:
-        found, shortcut_page = _audit_shortcuts(opened, bundle, out or store / "audit", seed, not quiet)
+        found, shortcut_page = _audit_shortcuts(opened, loaded, out or store / "audit", seed, not quiet)
     if as_json:
         echo_json(result.to_json() | ({} if found is None else {"shortcuts": found.to_json()}))
     else:
@@ -82,15 +85,13 @@ def audit(
 
 
 def _audit_shortcuts(
-    store: Store, bundle: Path | None, out: Path, seed: int, progress: bool
+    store: Store, bundle: Bundle | None, out: Path, seed: int, progress: bool
 ) -> tuple[ShortcutAudit, Path]:
     from genretree.audit.shortcut_page import save_shortcuts
     from genretree.audit.shortcuts import audit_shortcuts
-    from genretree.bundle.bundle import load_bundle
     from genretree.parallel import command_line
 
-    loaded = None if bundle is None else load_bundle(bundle)
-    result = audit_shortcuts(store, loaded, seed=seed, progress=progress)
+    result = audit_shortcuts(store, bundle, seed=seed, progress=progress)
     return result, save_shortcuts(result, out, command_line())
 
 
@@ -124,12 +125,12 @@ def show_shortcuts(result: ShortcutAudit) -> None:
         table = Table(title="recall in % before and after a cue is neutralised", title_justify="left")
         table.add_column("class")
         cues = list(dict.fromkeys(item.cue for item in result.neutralised))
-        for column in ("before", *cues):
+        for column in ("tracks", "before", *cues):
             table.add_column(column, justify="right")
         for leaf in dict.fromkeys(item.leaf for item in result.neutralised):
             items = [item for item in result.neutralised if item.leaf == leaf]
             after = (f"{100 * item.neutralised_recall:.0f}" for item in items)
-            table.add_row(escape(leaf), f"{100 * items[0].recall:.0f}", *after)
+            table.add_row(escape(leaf), str(items[0].tracks), f"{100 * items[0].recall:.0f}", *after)
         console.print(table)
     for found in result.shortcuts:
         console.print(f"warning: {escape(found.text)}.")

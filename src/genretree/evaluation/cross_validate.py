@@ -296,7 +296,7 @@ def cross_validate(
         store=str(store.folder),
         group_by=store.metadata.group_by,
         disjoint=describe_folds(store),
-        notes=tuple(_notes(store, sizes)),
+        notes=tuple(describe_few_groups(store, sizes)),
         nested=nested,
         folds=folds,
         inner_folds=inner_folds if nested else 0,
@@ -476,7 +476,8 @@ def describe_folds(store: Store) -> str:
     return "file-disjoint" if unknown_groups(store).any() else f"{group_by}-disjoint"
 
 
-def _notes(store: Store, sizes: Int64Array) -> list[str]:
+def describe_few_groups(store: Store, sizes: Int64Array) -> list[str]:
+    """Warn of few groups, and of leaves with a single one; `sizes` are the numbers of tracks of the groups."""
     notes = []
     number = float(effective_groups(sizes))
     if number < FEW_GROUPS:

@@ -277,7 +277,7 @@ class Prediction:
             "padded": self.padded,
             "consistent": self.consistent,
             **({"note": self.note} if self.note else {}),
-            **({} if self.training_distance is None else {"training_distance": round(self.training_distance, 3)}),
+            "training_distance": None if self.training_distance is None else round(self.training_distance, 3),
             "runtime": self.runtime,
             "timeline": [item.to_json() for item in self.timeline],
         }

@@ -250,6 +250,8 @@ def _open_file(source: WeightSource) -> Checkpoint:
 
 def _download(source: WeightSource) -> Path:
     path = cached_path(source)
+    if path.is_file() and sha256_file(path) == source.sha256:
+        return path
     with atomic_path(path) as temporary:
         download_published(source, temporary)
     return path

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genretree.errors import TrainingError
+from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path, cache_folder, sha256_file
 from genretree.models.finite_weights import require_finite
 from genretree.models.pretrained.mn04 import Mn04, build_mn04, read_published
@@ -58,7 +59,7 @@ def save_mn04(network: Mn04, folder: Path) -> str:
 
 
 def get_mn04(file: Path | None = None) -> Path:
-    """Put the weights into the cache.
+    """Put the weights into the cache, unless they are there.
 
     Parameters
     ----------
@@ -77,7 +78,11 @@ def get_mn04(file: Path | None = None) -> Path:
     """
     source = find_source(MN04)
     assert source is not None
+    path = cache_folder() / FILE
     if file is None:
+        with suppress(TrainingError, BundleError):
+            load_mn04()
+            return path
         with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
             published = Path(folder) / Path(source.location).name
             download_published(source, published)
@@ -92,7 +97,6 @@ def get_mn04(file: Path | None = None) -> Path:
         )
     weights: dict[str, Tensor] = {name: value.contiguous() for name, value in read_published(file).items()}
     build_mn04(weights)
-    path = cache_folder() / FILE
     with atomic_path(path) as temporary:
         save_file(weights, temporary)
     return path

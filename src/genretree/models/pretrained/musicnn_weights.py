@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -75,6 +76,10 @@ def get_musicnn(wheel: str | Path | None = None) -> list[Path]:
     """
     if wheel is not None:
         return _unpack(Path(wheel))
+    with suppress(TrainingError):
+        for network in MUSICNN_NAMES:
+            load_musicnn_weights(network)
+        return [weights_file(network) for network in MUSICNN_NAMES]  # nothing to download
     with tempfile.TemporaryDirectory() as folder:
         return _unpack(_download(Path(folder)))
 

@@ -301,13 +301,20 @@ function verdict(prediction) {
   return `${summariseConfidence(prediction, sureness())} ${summariseSlices(prediction.timeline)}`;
 }
 
+// How far the file is from the training data; 1 is the 95th percentile of held-out training tracks.
+function describeDistance(distance) {
+  if (distance === null || distance === undefined) return null; // the model has no reference
+  if (distance <= 1)
+    return `Distance from the music that the model was trained on: ${distance.toFixed(1)}; up to 1 is usual.`;
+  return `The file is unlike the music that the model was trained on (distance ${distance.toFixed(1)}; up to 1 is usual): its probabilities may be too high.`;
+}
+
 function makeNotes(prediction, run) {
   const notes = [
     prediction.note,
     prediction.padded && "The file is shorter than one slice and was repeated to fill it.",
     !prediction.consistent && "The levels contradict each other: this model predicts each level independently.",
-    prediction.training_distance > 1 &&
-      "The file is unlike the music that the model was trained on: its probabilities may be too high.",
+    describeDistance(prediction.training_distance),
     run.model.calibrated === false &&
       "This model’s scores are not calibrated: use them as a ranking, not as probabilities.",
   ].filter(Boolean);

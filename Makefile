@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Two processes with two threads each would slow each other down on two processors.
+# Processes with two threads each would slow each other down on two processors. Three, because tests wait now and then.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -32,7 +32,7 @@ quickstart: $(VENV)/.installed  ## Install, then run the full pipeline on a synt
 test: $(VENV)/.installed-dev lint types pytest  ## Install, then check style and types and run every test.
 
 test-fast: $(VENV)/.installed-dev lint  ## Check style and run the tests that are not marked as slow: a minute or two.
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## Check style and docstrings.
 	$(BIN)/ruff check .
@@ -43,10 +43,10 @@ types: $(VENV)/.installed-dev  ## Check types.
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed-dev  ## Run every test.
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --dist loadfile
 
 coverage: $(VENV)/.installed-dev  ## Run every test and report the lines and branches that none reaches.
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report html:coverage
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report term --cov-report html:coverage
 
 docs: $(VENV)/.installed-dev  ## Make the site of the pages, in docs/_build.
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

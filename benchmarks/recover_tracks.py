@@ -226,7 +226,7 @@ def fit_cut(known: Known) -> Float32Array:
 
 
 def fit_network(parts: Sequence[Seen], networks: int = 1) -> tuple[Float32Array, Float32Array]:
-    """Learn log-odds from features, as the mean of so many networks; each kind of case counts alike."""
+    """Learn log-odds from features, as the mean of `networks` networks; all types of cases count alike."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning

@@ -516,7 +516,7 @@ def test_processors_are_divided_among_the_files_at_work(
     module = import_module("genretree.prediction.predict")
 
     seen: list[tuple[int, int, int]] = []
-    real = module.slice_blocks
+    real = module.iter_input_slices
 
     def note(*words: Any, **options: Any) -> Any:
         seen.append((parallel.n_sharing_processes(), parallel.processors_each(), torch.get_num_threads()))
@@ -524,7 +524,7 @@ def test_processors_are_divided_among_the_files_at_work(
 
     monkeypatch.setattr(parallel, "available_processors", lambda: 2)
     monkeypatch.setattr(module, "available_processors", lambda: 2)
-    monkeypatch.setattr(module, "slice_blocks", note)
+    monkeypatch.setattr(module, "iter_input_slices", note)
     before = torch.get_num_threads()
     list(predict(load_bundle(small), store.tracks["file"][:files], workers=3))
     assert len(seen) == files

@@ -14,8 +14,7 @@ from genretree.metrics.scores import decode_levels
 from genretree.progress import progress_bar
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import iter_blocks
-from genretree.sound.features import needs_images
-from genretree.sound.slices import skip_silent, slice_blocks, slice_feature_blocks, stack_slices
+from genretree.sound.slices import iter_input_slices, stack_slices
 
 CUTOFF = 5000.0  # Hz; below the edges of common codecs
 NOISE_FLOOR = 60.0  # dB below the maximum
@@ -23,6 +22,7 @@ _MAX_SECONDS = 60.0  # of a track
 _MAX_LEVEL = 0.98  # peak of changed audio
 _CHANGE_DB = 30.0  # of a band at most
 _BANDS = np.geomspace(40.0, SAMPLE_RATE / 2, 31)  # Hz
+_CENTRES = np.sqrt(_BANDS[1:] * _BANDS[:-1])
 _FRAME = 2048
 _KBITS = 32  # of the MP3; about the lowest that is used for music
 
@@ -85,24 +85,17 @@ def band_levels(y: Float32Array) -> Float64Array:
     frames = np.pad(frames, (0, -len(frames) % _FRAME)).reshape(-1, _FRAME) * np.hanning(_FRAME).astype(np.float32)
     power = (np.abs(np.fft.rfft(frames, axis=1)) ** 2).mean(axis=0) + 1e-9
     hertz = np.fft.rfftfreq(_FRAME, 1 / SAMPLE_RATE)
-    centres = np.sqrt(_BANDS[1:] * _BANDS[:-1])
-    decibels = 10 * np.log10(np.interp(centres, hertz, power))
+    decibels = 10 * np.log10(np.interp(_CENTRES, hertz, power))
     levels: Float64Array = decibels - decibels.mean()
     return levels
 
 
 def _predict(bundle: Bundle, y: Float32Array, path: str) -> int:
-    names = bundle.model.input_features
-
     def decode_at(sr: int) -> Iterator[Float32Array]:
         yield y if sr == SAMPLE_RATE else _resample(y, sr)
 
-    slices = (
-        slice_blocks(decode_at, bundle.images, features=names)
-        if needs_images(names)
-        else slice_feature_blocks(decode_at, bundle.images, names)
-    )
-    levels = bundle.average_slices(bundle.model.predict_proba(stack_slices(list(skip_silent(slices, path)))))
+    slices = iter_input_slices(decode_at, bundle.images, bundle.model.input_features, path)
+    levels = bundle.average_slices(bundle.model.predict_proba(stack_slices(list(slices))))
     return int(decode_levels(bundle.taxonomy, bundle.model.heads, levels)[0, -1])
 
 
@@ -113,7 +106,7 @@ def _resample(y: Float32Array, sr: int) -> Float32Array:
     return resampled
 
 
-def _rms(y: Float32Array) -> float:
+def _rms(y: Float32Array | Float64Array) -> float:
     return float(np.sqrt((y.astype(np.float64) ** 2).mean()))
 
 
@@ -131,9 +124,8 @@ def _changes(spectrum: Float64Array, level: float) -> dict[str, tuple[str, Calla
 def match_spectrum(spectrum: Float64Array, y: Float32Array) -> Float32Array:
     """Filter audio, so that the levels of its bands are those given; a band changes by at most 30 dB."""
     gains = np.clip(spectrum - band_levels(y), -_CHANGE_DB, _CHANGE_DB)
-    centres = np.sqrt(_BANDS[1:] * _BANDS[:-1])
     hertz = np.fft.rfftfreq(len(y), 1 / SAMPLE_RATE)
-    decibels = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(centres), gains)
+    decibels = np.interp(np.log(np.maximum(hertz, 1.0)), np.log(_CENTRES), gains)
     filtered = np.fft.irfft(np.fft.rfft(y) * 10 ** (decibels / 20), len(y))
     return _scale(filtered, _rms(y))
 
@@ -144,7 +136,7 @@ def match_level(level: float, y: Float32Array) -> Float32Array:
 
 
 def _scale(y: Float64Array, rms: float) -> Float32Array:
-    gain = rms / max(float(np.sqrt((y**2).mean())), 1e-9)
+    gain = rms / max(_rms(y), 1e-9)
     gain = min(gain, _MAX_LEVEL / max(float(np.abs(y).max()), 1e-9))
     return (gain * y).astype(np.float32)
 

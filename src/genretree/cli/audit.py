@@ -55,14 +55,17 @@ def audit(
     from genretree.audit import audit as run_audit
     from genretree.audit.findings import COPIES
     from genretree.audit.page import save_audit
-    from genretree.bundle.bundle import load_bundle
     from genretree.corpus.store import Store
     from genretree.parallel import command_line
 
     if bundle is not None and not shortcuts:
         raise SettingsError("--bundle is used by --shortcuts only; add --shortcuts, or leave it out")
     opened = Store(store)
-    loaded = None if bundle is None else load_bundle(bundle)
+    loaded = None
+    if bundle is not None:
+        from genretree.bundle.bundle import load_bundle
+
+        loaded = load_bundle(bundle)
     result = run_audit(opened, split_name, labels=labels, seed=seed, progress=not quiet)
     page = save_audit(result, opened, out or store / "audit", command_line())
     found = None

@@ -30,12 +30,11 @@ from genretree.prediction.score_checkpoint import current_checkpoint
 from genretree.progress import report_position
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
 from genretree.sound.decode import iter_blocks
-from genretree.sound.features import IMAGES, SliceInputs, needs_images
+from genretree.sound.features import IMAGES, SliceInputs
 from genretree.sound.slices import (
     DecodeAt,
     FeatureSlice,
-    skip_silent,
-    slice_blocks,
+    iter_input_slices,
     slice_feature_blocks,
     stack_slices,
 )
@@ -693,10 +692,7 @@ def iter_inputs(bundle: Bundle, decode_at: DecodeAt, file: str | Path) -> Iterat
     file : path
         Name of the track for error messages.
     """
-    features = bundle.model.input_features
-    if needs_images(features):
-        return skip_silent(slice_blocks(decode_at, bundle.images, features=features), file)
-    return skip_silent(slice_feature_blocks(decode_at, bundle.images, features), file)
+    return iter_input_slices(decode_at, bundle.images, bundle.model.input_features, file)
 
 
 def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:

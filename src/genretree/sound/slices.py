@@ -25,7 +25,7 @@ from genretree.arrays import Array, Float32Array, Int64Array, UInt8Array
 from genretree.errors import SoundError
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import AudioPath, iter_blocks
-from genretree.sound.features import IMAGES, FeatureTaps, SliceInputs, requested_features
+from genretree.sound.features import IMAGES, FeatureTaps, SliceInputs, needs_images, requested_features
 from genretree.sound.spectra import StoredSpectra, stream_spectra
 
 if TYPE_CHECKING:
@@ -384,6 +384,31 @@ def skip_silent(slices: Iterable[AnySlice], path: AudioPath) -> Iterator[AnySlic
     if not count:
         detail = "every slice is silent (audio may be in the remainder that is dropped)"
         raise SoundError("silence", Path(path), detail)
+
+
+def iter_input_slices(
+    decode_at: DecodeAt, settings: ImageSettings, features: Sequence[str], path: AudioPath
+) -> Iterator[FeatureSlice]:
+    """Compute features of the slices that are not silent, and spectrograms only if a feature is an image.
+
+    Parameters
+    ----------
+    decode_at : callable
+        `decode_at(sr)` yields the audio in blocks, mono at `sr` Hz.
+    settings : ImageSettings
+    features : sequence of str
+        Names of features; see `genretree.sound.features`.
+    path : path-like
+        Name of the track for error messages.
+
+    Raises
+    ------
+    SoundError
+        Of kind `silence` if all slices are silent.
+    """
+    if needs_images(features):
+        return skip_silent(slice_blocks(decode_at, settings, features=features), path)
+    return skip_silent(slice_feature_blocks(decode_at, settings, features), path)
 
 
 def _render_slice(

@@ -18,18 +18,9 @@ def tree_rows(explanation: Explanation) -> list[tuple[NodePath, float, bool]]:
 
     Narrow screens show this list, because the picture needs about 850 pixels.
     """
-    probabilities = dict(explanation.tree)
     predicted = explanation.prediction.path
-    rows: list[tuple[NodePath, float, bool]] = []
-
-    def add(above: NodePath) -> None:
-        for path in probabilities:
-            if path[:-1] == above:
-                rows.append((path, probabilities[path], predicted[: len(path)] == path))
-                add(path)
-
-    add(())
-    return rows
+    # Sorted paths are in this order, as a path comes before those that it begins.
+    return [(path, chance, predicted[: len(path)] == path) for path, chance in sorted(explanation.tree)]
 
 
 def tree_svg(explanation: Explanation) -> str:

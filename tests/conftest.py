@@ -27,6 +27,7 @@ from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
 from genretree.datasets import ccmusic
+from genretree.sound.engines import import_librosa
 from small_corpus import SETTINGS, TREE, write_corpus
 
 # The files that take longest begin first, so that no process is left alone with one of them at the end.
@@ -53,9 +54,11 @@ if sys.platform == "win32":  # the service imports modules that Windows lacks
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked as `posix` on Windows."""
+    """Skip tests marked as `posix` on Windows; compile librosa in one of the processes of tests at a time."""
     if sys.platform == "win32" and item.get_closest_marker("posix"):
         pytest.skip("needs POSIX signals, users or special files")
+    if hasattr(getattr(item, "module", None), "librosa"):
+        import_librosa()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -16,6 +16,7 @@ from PIL import Image as PilImage
 from genretree.arrays import Float32Array
 from genretree.errors import SettingsError, SoundError
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
+from genretree.sound.engines import import_librosa
 from genretree.sound.slices import (
     SliceImages,
     iter_slices,
@@ -36,11 +37,10 @@ def render_as_authors(db: Float32Array, form: str = "jpg") -> bytes:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    import librosa.display
     import matplotlib.pyplot as plt
 
     figure = plt.figure()
-    librosa.display.specshow(db, cmap="magma")
+    import_librosa().display.specshow(db, cmap="magma")
     plt.axis("off")
     stream = io.BytesIO()
     plt.savefig(stream, format=form, bbox_inches="tight", pad_inches=0)

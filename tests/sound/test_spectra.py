@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
 import librosa
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genretree.arrays import Float32Array
 from genretree.errors import SettingsError
 from genretree.settings import CQT_BINS, HOP_LENGTH, SAMPLE_RATE
-from genretree.sound import spectra
+from genretree.sound import engines, spectra
 from genretree.sound.spectra import (
     ENGINES,
     Powers,
@@ -244,3 +250,24 @@ def test_overlapping_blocks_cover_everything_once(sizes: list[int], size: int, c
 def test_a_rate_too_low_for_the_highest_bin_is_a_value_error(song: Float32Array) -> None:
     with pytest.raises(ValueError, match="got 8000"):
         compute_spectra(song, sr=8000)
+
+
+def test_one_process_at_a_time_compiles_librosa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def import_locked(name: str) -> Any:
+        (path,) = tmp_path.glob("genretree-librosa-*.lock")
+        with pytest.raises(Timeout):
+            FileLock(path, timeout=0).acquire()
+        return import_module(name)
+
+    monkeypatch.setattr(engines.tempfile, "tempdir", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "_COMPILED", ("util", "core.pitch"))
+        patch.setattr(engines, "import_module", import_locked)
+        assert engines.import_librosa.__wrapped__() is librosa
+    FileLock(next(tmp_path.glob("*.lock")), timeout=0).acquire()  # released
+
+
+def test_librosa_is_imported_where_nothing_can_be_locked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engines.tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=PermissionError))
+    assert engines.import_librosa.__wrapped__() is librosa

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from functools import lru_cache
+from getpass import getuser
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +18,8 @@ from genretree.arrays import Float32Array
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
 
 _CHUNK_FRAMES = 1024
+_COMPILED = ("util", "core.audio", "core.spectrum", "core.pitch", "core.constantq")  # librosa's modules with numba code
+_COMPILE_SECONDS = 120.0  # far more than compiling takes
 
 
 class Powers(NamedTuple):
@@ -23,6 +32,33 @@ class Powers(NamedTuple):
 
 
 Engine = Callable[[Float32Array, int, float | None], Powers]
+
+
+@lru_cache(maxsize=1)
+def import_librosa() -> Any:
+    """Import librosa and its compiled functions, in one process at a time.
+
+    Processes that compile them at the same time, as after an installation, can leave a cache that crashes every
+    process (https://github.com/numba/numba/issues/10128).
+
+    Returns
+    -------
+    module
+        librosa.
+    """
+    from filelock import FileLock
+
+    # Not in genretree's cache, which `GENRETREE_CACHE` moves: numba's cache stays where it is.
+    owner = os.getuid() if hasattr(os, "getuid") else getuser()
+    lock = FileLock(Path(tempfile.gettempdir()) / f"genretree-librosa-{owner}.lock", timeout=_COMPILE_SECONDS)
+    with suppress(OSError):  # a lock that can't be had, as on a read-only disk, where numba has no cache either
+        lock.acquire()
+    try:
+        for module in _COMPILED:
+            import_module(f"librosa.{module}")
+        return import_module("librosa")
+    finally:
+        lock.release()
 
 
 def compute_powers_librosa(y: Float32Array, sr: int, tuning: float | None) -> Powers:
@@ -41,8 +77,7 @@ def compute_powers_librosa(y: Float32Array, sr: int, tuning: float | None) -> Po
     -----
     `melspectrogram`, `cqt` and `chroma_stft` with their default arguments; the first and last share one STFT.
     """
-    import librosa
-
+    librosa = import_librosa()
     power = np.abs(librosa.stft(y, n_fft=N_FFT, hop_length=HOP_LENGTH)) ** 2
     if tuning is None:
         chunks = (power[:, at : at + _CHUNK_FRAMES] for at in range(0, power.shape[1], _CHUNK_FRAMES))
@@ -74,8 +109,7 @@ def estimate_tuning(y: Float32Array, sr: int = SAMPLE_RATE) -> float:
 
 def _power_chunks(y: Float32Array) -> Iterator[Float32Array]:
     """Yield the power of the STFT, shape (1025, up to 1024 frames) at a time."""
-    import librosa
-
+    librosa = import_librosa()
     n_frames = 1 + len(y) // HOP_LENGTH
     context_frames = N_FFT // HOP_LENGTH
     for start in range(0, n_frames, _CHUNK_FRAMES):
@@ -87,8 +121,7 @@ def _power_chunks(y: Float32Array) -> Iterator[Float32Array]:
 
 def _tuning_of_powers(chunks: Iterable[Float32Array], sr: int) -> float:
     """Estimate the tuning as `librosa.estimate_tuning`, which needs several times the spectrogram's memory."""
-    import librosa
-
+    librosa = import_librosa()
     pitches, magnitudes = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for power in chunks:
         pitch, magnitude = librosa.piptrack(S=power, sr=sr)

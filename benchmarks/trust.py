@@ -97,7 +97,7 @@ def main() -> None:
     given = parser.parse_args()
     store = Store(given.store)
     given.out.mkdir(parents=True, exist_ok=True)
-    header = ["model", "cut", "accuracy by slice", "accuracy by track", "hF1", "tree distance"]
+    header = ["model", "split", "accuracy by slice", "accuracy by track", "hF1", "tree distance"]
     header += ["ECE before to after (by chance)", "accuracy at 80 % coverage", "seconds"]
     print("| " + " | ".join(header) + " |\n| " + " | ".join(["---"] * len(header)) + " |", flush=True)
     for model in given.models:
@@ -110,7 +110,7 @@ def main() -> None:
                     {"accuracy": level.accuracy, "ci95": level.ci95, "ece": level.trust.ece, "name": level.name}
                     for level in scores["track"].levels
                 ]
-                stream.write(json.dumps({"model": model, "cut": cut, "seed": given.seed, "levels": levels}) + "\n")
+                stream.write(json.dumps({"model": model, "split": cut, "seed": given.seed, "levels": levels}) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ author = "the authors of genretree"
 project_copyright = "the authors of genretree, MIT licence"
 version = release = version_of("genretree")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_click", "notebook", "weights", "models"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_click", "notebook"]
 exclude_patterns = ["_build", "_site"]
 root_doc = "index"
 

@@ -124,6 +124,15 @@ def test_the_layout_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written == make_layout.page(), "run: python docs/make_layout.py"
 
 
+def test_generated_parts_of_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    make_tables = import_module("make_tables")
+    for page in make_tables.PAGES:
+        text = (DOCS.parent / page).read_text(encoding="utf-8")
+        assert "<!-- generated: " in text
+        assert text == make_tables.fill(text), "run: python docs/make_tables.py"
+
+
 def _public_names() -> dict[str, str]:
     """Each public name and the module that the stub imports it from."""
     tree = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8"))

@@ -41,7 +41,7 @@ def test_a_comparison_leaves_its_tables_and_goes_on_where_it_stopped(store: Stor
     page = (tmp_path / "results.html").read_text()
     assert "Overall is the mean of the levels' accuracies" in page
     text = (tmp_path / "results.md").read_text()
-    assert "| model | cut | Overall |" in text
+    assert "| model | split | Overall |" in text
     assert "Overall is the mean of the levels' accuracies" in text
     assert text == format_markdown(found)
     assert text.count("| cnn |") == 2

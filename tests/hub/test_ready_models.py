@@ -33,7 +33,6 @@ from genretree.training.train import train
 from small_corpus import synthesise
 from small_weights import write_mn04
 
-README = Path(__file__).parents[2] / "README.md"
 QUICK = {"epochs": 3, "image_size": 16, "components": 10, "min_samples_leaf": 5}
 TRAIN = {"corpus": "small", "family": "boosting", "settings": QUICK}
 
@@ -86,13 +85,6 @@ def test_the_settings_of_the_catalogue_are_valid() -> None:
         for result in model.results:
             assert result.accuracy.keys() == result.ci95.keys()
             assert all(low <= result.accuracy[level] <= high for level, (low, high) in result.ci95.items())
-
-
-def test_the_readme_has_the_figures_of_the_catalogue() -> None:
-    text = README.read_text(encoding="utf-8")
-    for model in read_catalogue().models.values():
-        accuracy = ", ".join(f"{share:.1f}" for share in model.results[0].accuracy.values())
-        assert f"| {model.name} | {model.use} | {accuracy} |" in text
 
 
 @pytest.mark.parametrize(

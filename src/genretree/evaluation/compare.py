@@ -196,7 +196,7 @@ def format_markdown(comparison: Comparison, published: bool = False) -> str:
         which = "" if len(affected) == len(rows) else f" ({', '.join(affected)})"
         lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
     for unit in reversed(first.units):
-        header = ["model", "cut", "Overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
+        header = ["model", "split", "Overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
         for row in rows:
             scores = getattr(row.evaluation, unit)
@@ -301,7 +301,7 @@ def _records(row: ComparisonRow) -> list[dict[str, Any]]:
                     "macro_f1": level.macro_f1,
                     "ece": level.trust.ece,
                     "hierarchical_f1": scores.hierarchical.f1,
-                    "cut": row.evaluation.disjoint,
+                    "split": row.evaluation.disjoint,
                     **_costs(row),
                     "protocol": row.evaluation.protocol,
                 }

@@ -504,7 +504,7 @@ def format_cross_validation(result: CrossValidation) -> str:
     """Format the results as a Markdown table, followed by notes and, if nested, the choices."""
     seeds = ", ".join(map(str, result.seeds))
     kind = f"nested cross-validation, {result.inner_folds} inner folds" if result.nested else "cross-validation"
-    header = ["model", "cut", *(level.name for level in result.rows[0].levels), "Overall", "hierarchical F1", "ECE"]
+    header = ["model", "split", *(level.name for level in result.rows[0].levels), "Overall", "hierarchical F1", "ECE"]
     lines = [
         f"{result.folds}-fold {kind} of {result.store}, seeds {seeds}; {result.tracks} tracks of {result.groups} "
         f"groups ({result.group_by}); accuracy by track in % (95 % confidence interval for new groups).",

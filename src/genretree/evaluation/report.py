@@ -64,7 +64,7 @@ def save_evaluation(
         listed = {unit: [vars(item) for item in items] for unit, items in differences.items()}
         content["against"] = {
             "bundle": other.bundle,
-            "cut": [evaluation.disjoint, other.disjoint],
+            "splits": [evaluation.disjoint, other.disjoint],
             "evaluation": other.to_json(),
             "differences": listed,
         }

@@ -121,7 +121,7 @@ def test_an_unknown_name_gets_a_suggestion(hub: StandIn, song: Path, words: tupl
     result = run(*(word.format("composed-cn") for word in words))
     assert result.exit_code == 1
     assert "unknown ready model 'composed-cn'; did you mean 'composed-cnn'?" in result.output
-    assert "choose from: composed-boosting" in run("models", "get", "../x").output
+    assert "choose from: tagger-general" in run("models", "get", "../x").output
 
 
 @pytest.mark.parametrize("download", [(), ("--download",)])

@@ -7,16 +7,17 @@ measured with slices that have inaudible noise (one grey level), whose log odds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from genretree.arrays import Float32Array, Float64Array
+from genretree.arrays import Float32Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.bands import NOTE_BANDS, SOUND_BANDS, VIEWS, Aspect, Band, BandRelevance, band_rows
 from genretree.explanation.baseline import replace_with_baseline
 from genretree.explanation.coordinates import IMAGES, SOUND, STEPS, View, frequency_axis
-from genretree.explanation.perturb import log_odds, map_slices
+from genretree.explanation.perturb import score_parts
 from genretree.explanation.slices import TrackSlices, join
 from genretree.explanation.target import Target
 from genretree.sound.mel_16k import compress, decompress
@@ -56,14 +57,16 @@ def measure_bands(
                 masks[view][number, band_rows(view, band)] = 1
     has_onsets = bool({"mel", "cqt", SOUND} & set(views))
 
-    def measure(index: int) -> Float64Array:
-        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
+    def disturb(own: TrackSlices) -> TrackSlices:
         noisy = [add_noise(own, seed + number) for number in range(_NOISY_VERSIONS)]
-        versions = [own, *noisy, *([remove_onsets(own, views)] if has_onsets else [])]
-        changed = [replace_with_baseline(own, empty, masks)] if parts else []
-        return log_odds(bundle, targets, join([*versions, *changed]))
+        return join([own, *noisy, *([remove_onsets(own, views)] if has_onsets else [])])
 
-    odds = map_slices(len(track_slices), measure, "bands", progress)  # (n_slices, n_versions, n_targets)
+    makers: list[Callable[[], TrackSlices]] = []
+    for index in range(len(track_slices)):
+        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
+        makers += [partial(disturb, own), *([partial(replace_with_baseline, own, empty, masks)] if parts else [])]
+    scored = np.concatenate(score_parts(bundle, targets, makers, "bands", progress))
+    odds = scored.reshape(len(track_slices), -1, len(targets))  # (n_slices, n_versions, n_targets)
     noise = odds[:, 1 : 1 + _NOISY_VERSIONS] - odds[:, :1]
     # The noise of a difference of two scores is in both of them.
     deviation = np.sqrt(2 * (noise**2).mean(axis=(0, 1)) / len(odds))

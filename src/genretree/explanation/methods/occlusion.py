@@ -8,8 +8,8 @@ Coarse parts are occluded first, and only those that carry most of the relevance
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from genretree.arrays import Float32Array, Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_with_baseline
 from genretree.explanation.coordinates import STEPS, View, frequency_axis
-from genretree.explanation.perturb import log_odds, map_slices
-from genretree.explanation.slices import TrackSlices, join
+from genretree.explanation.perturb import log_odds, map_slices, score_parts
+from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 
 # Parts along frequency and time: an octave of the CQT, a pitch class, an eighth of the mel scale; 1.4 or 2.9 s.
@@ -29,6 +29,7 @@ COARSE: Mapping[View, tuple[int, int]] = {"mel": (4, 4), "cqt": (7, 2), "chroma"
 # Share of the relevance of a slice that the divided parts carry, and of the parts that are divided at most.
 REFINED_RELEVANCE, REFINED_PARTS = 0.6, 0.2
 _KEEP_PROBABILITY = 0.5  # of each part, in random masks
+_VERSIONS = 16  # scored at a time
 
 Maps = dict[View, Float32Array]  # by view, shape (n_slices, n_targets, rows, STEPS)
 
@@ -80,6 +81,7 @@ def occlude(
     seed: int = 0,
     progress: bool = False,
     exhaustive: bool = False,
+    on_coarse: Callable[[Maps], None] | None = None,
 ) -> Maps:
     """Compute the decrease of the log odds when parts of a slice are occluded.
 
@@ -94,37 +96,13 @@ def occlude(
         Seed of random masks.
     exhaustive : bool
         Occlude every part. By default, parts of coarse parts with little relevance share that relevance evenly.
+    on_coarse : callable, optional
+        Called with maps of the coarse parts, as soon as they are there; not if `masks` or `exhaustive` is set.
 
     Returns
     -------
     mapping of view to float32 array, shape (n_slices, n_targets, rows, STEPS)
     """
-
-    def occlude_each(index: int) -> Float64Array:
-        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
-        full = log_odds(bundle, targets, own)
-
-        def lose(masks: Mapping[View, Float32Array]) -> list[Float64Array]:
-            """Occlude parts of each view in turn: arrays of shape (n_masks, n_targets), one for each view."""
-            versions = [replace_with_baseline(own, empty, {view: masks[view]}) for view in masks if len(masks[view])]
-            lost = full - log_odds(bundle, targets, join(versions)) if versions else np.zeros((0, len(targets)))
-            return np.split(lost, np.cumsum([len(masks[view]) for view in masks])[:-1])
-
-        if exhaustive:
-            return np.concatenate(lose({view: cells(view) for view in views}))
-        coarse = lose({view: _coarse_cells(view) for view in views})
-        divided = _choose(coarse)
-        refined = {
-            view: chosen[parents(view)] for view, chosen in zip(views, divided, strict=True)
-        }  # by view, whether each part is occluded itself
-        fine = lose({view: cells(view)[refined[view]] for view in views})
-        values = []
-        for view, of_parents, of_parts in zip(views, coarse, fine, strict=True):
-            shared = of_parents / np.bincount(parents(view))[:, None]
-            part_values = shared[parents(view)]
-            part_values[refined[view]] = of_parts
-            values.append(part_values)
-        return np.concatenate(values)
 
     def occlude_randomly(index: int) -> Float64Array:
         own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
@@ -140,10 +118,64 @@ def occlude(
             odds.append(log_odds(bundle, targets, replace_with_baseline(own, empty, masks_by_view)))
         return _contrast(occluded, np.concatenate(odds))
 
-    lost = map_slices(len(track_slices), occlude_randomly if masks else occlude_each, "occlude", progress)
-    cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
-    by_view = np.split(lost.transpose(0, 2, 1), cuts, axis=2)
-    return {view: spread_cells(part, view) for view, part in zip(views, by_view, strict=True)}
+    def to_maps(values: Sequence[Float64Array]) -> Maps:
+        """Spread the values of the parts of each slice, (n_parts of all views, n_targets), over maps."""
+        cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
+        by_view = np.split(np.stack(values).transpose(0, 2, 1), cuts, axis=2)
+        return {view: spread_cells(part, view) for view, part in zip(views, by_view, strict=True)}
+
+    n = len(track_slices)
+    if masks:
+        return to_maps(list(map_slices(n, occlude_randomly, "occlude", progress)))
+    lose = partial(_occlude_parts, bundle, track_slices, baseline, targets, progress=progress)
+    if exhaustive:
+        every = lose([{view: cells(view) for view in views}] * n, "occlude")
+        return to_maps([np.concatenate(of_slice) for of_slice in every])
+    coarse = lose([{view: _coarse_cells(view) for view in views}] * n, "coarse")
+    values = [[_share(lost, view) for view, lost in zip(views, of_slice, strict=True)] for of_slice in coarse]
+    if on_coarse is not None:
+        on_coarse(to_maps([np.concatenate(of_slice) for of_slice in values]))
+    divided = [
+        {view: chosen[parents(view)] for view, chosen in zip(views, _choose(of_slice), strict=True)}
+        for of_slice in coarse
+    ]  # for each slice and view, whether each part is occluded itself
+    fine = lose([{view: cells(view)[of_slice[view]] for view in views} for of_slice in divided], "occlude")
+    for of_slice, is_divided, lost in zip(values, divided, fine, strict=True):
+        for number, view in enumerate(views):
+            of_slice[number][is_divided[view]] = lost[number]
+    return to_maps([np.concatenate(of_slice) for of_slice in values])
+
+
+def _share(coarse: Float64Array, view: View) -> Float64Array:
+    """Share the relevance of coarse parts, (n_coarse, n_targets), evenly among their parts, (n_parts, n_targets)."""
+    shared: Float64Array = (coarse / np.bincount(parents(view))[:, None])[parents(view)]
+    return shared
+
+
+def _occlude_parts(
+    bundle: Bundle,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
+    targets: Sequence[Target],
+    masks: Sequence[Mapping[View, Float32Array]],
+    what: str,
+    progress: bool,
+) -> list[list[Float64Array]]:
+    """Occlude the masks of each slice in turn: by slice and view, the lost log odds, (n_masks, n_targets)."""
+    makers: list[Callable[[], TrackSlices]] = [lambda: track_slices]
+    counts = [len(track_slices)]
+    for index, of_slice in enumerate(masks):
+        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
+        for view, of_view in of_slice.items():
+            some = [of_view[at : at + _VERSIONS] for at in range(0, len(of_view), _VERSIONS)]
+            makers += [partial(replace_with_baseline, own, empty, {view: those}) for those in some]
+            counts.append(len(of_view))
+    scored = np.concatenate(score_parts(bundle, targets, makers, what, progress))
+    full, *lost = np.split(scored, np.cumsum(counts)[:-1])
+    n_views = len(masks[0])
+    return [
+        [full[index] - odds for odds in lost[index * n_views : (index + 1) * n_views]] for index in range(len(masks))
+    ]
 
 
 @lru_cache(maxsize=8)

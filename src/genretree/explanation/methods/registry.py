@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from genretree.bundle.bundle import Bundle
@@ -49,10 +49,14 @@ def compute_maps(
     masks: int = 0,
     seed: int = 0,
     progress: bool = False,
+    on_coarse: Callable[[Maps], None] | None = None,
 ) -> Maps:
-    """Compute relevance maps with a method: for each view an array, shape (n_slices, n_targets, rows, 57)."""
+    """Compute relevance maps with a method: for each view an array, shape (n_slices, n_targets, rows, 57).
+
+    `on_coarse` is called with the first, coarse maps of an occlusion without masks.
+    """
     if method == "occlusion":
-        return occlude(bundle, track_slices, baseline, targets, views, masks, seed, progress)
+        return occlude(bundle, track_slices, baseline, targets, views, masks, seed, progress, on_coarse=on_coarse)
     from genretree.explanation.methods import attention_rollout, gradients
 
     functions: dict[str, Any] = {

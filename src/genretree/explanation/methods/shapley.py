@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import factorial
 
@@ -17,7 +18,7 @@ from genretree.arrays import Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_views, views_of
 from genretree.explanation.coordinates import View
-from genretree.explanation.perturb import log_odds, map_slices
+from genretree.explanation.perturb import score_parts
 from genretree.explanation.slices import TrackSlices, join
 from genretree.explanation.target import Target
 
@@ -72,14 +73,14 @@ def compute_shapley_values(
     everything = frozenset(views)
     coalitions = subsets(views)
 
-    def predict_coalitions(index: int) -> Float64Array:
+    def make_versions(index: int, some: Sequence[frozenset[View]]) -> TrackSlices:
         own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
-        versions = [replace_views(own, empty, everything - members) for members in coalitions]
-        return log_odds(bundle, targets, join(versions))
+        return join([replace_views(own, empty, everything - members) for members in some])
 
-    values_of_coalitions = map_slices(
-        len(track_slices), predict_coalitions, "views", progress
-    )  # (n_slices, n_coalitions, n_targets)
+    halves = (coalitions[: len(coalitions) // 2], coalitions[len(coalitions) // 2 :])
+    parts = [partial(make_versions, index, half) for index in range(len(track_slices)) for half in halves]
+    scored = np.concatenate(score_parts(bundle, targets, parts, "views", progress))
+    values_of_coalitions = scored.reshape(len(track_slices), len(coalitions), len(targets))
     values = np.einsum("vc,nct->ntv", shapley_weights(views), values_of_coalitions)
     used = [column for column in range(len(views)) if np.abs(values[:, :, column]).max() > _TOLERANCE] or [0]
     return ShapleyValues(

@@ -205,6 +205,26 @@ def test_a_song_goes_from_upload_to_result(shown: Page, song: Path, shoot: Calla
     shoot(shown, "result-1280-light")
 
 
+def test_a_coarse_map_comes_before_the_explanation(
+    visit: Callable[..., Page], song: Path, shoot: Callable[[Page, str], None]
+) -> None:
+    def stop_after_preview(route: Route) -> None:
+        body = route.fetch().text()
+        route.fulfill(body=body.partition("event: done")[0] if "event: preview" in body else body)
+
+    page = visit()
+    page.route("**/events", stop_after_preview)
+    _give(page, song)
+    preview = page.locator(".preview")
+    expect(preview).to_contain_text("A first, coarse map of the evidence for")
+    expect(preview.locator("img.colour").first).to_have_js_property("complete", True)
+    assert page.evaluate(BROKEN) == 0
+    assert page.locator("#result progress").count() == 1, "the explanation goes on"
+    shoot(page, "coarse")
+    _explained(page)
+    expect(preview).to_have_count(0)
+
+
 def test_a_sentence_can_be_heard_whole_and_by_its_band(shown: Page) -> None:
     panel = shown.locator("[role=tabpanel]:not([hidden])")
     if panel.locator(".sentences").count() == 0:  # a model that barely learned

@@ -177,12 +177,20 @@ def test_an_explanation_has_pictures_and_the_decoded_audio(server: Server, song:
     with server.client.stream("GET", job["links"]["events"]) as stream:
         events = read_events(stream)
     assert "explaining" in [data.get("stage") for _, data in events]
+    ((_, preview),) = [event for event in events if event[0] == "preview"]
+    assert [reason["sentences"] for reason in preview["reasons"]] == [[], [], []], "they need all relevance"
     result = events[-1][1]
+    assert result["view"]["marks"] == preview["view"]["marks"]
     reasons = result["view"]["reasons"]
     assert len(reasons) == len(result["reasons"]) == len(result["pictures"]["reasons"]) == 3
     assert result["view"]["end"] == pytest.approx(9.0, abs=0.1)
     addresses = [result["pictures"]["tree"], *result["pictures"]["reasons"]]
-    addresses += [view[kind] for reason in reasons for view in reason["views"] for kind in ("grey", "colour")]
+    addresses += [
+        view[kind]
+        for reason in (*reasons, *preview["view"]["reasons"])
+        for view in reason["views"]
+        for kind in ("grey", "colour")
+    ]
     for address in addresses:
         answer = server.client.get(address)
         assert answer.headers["content-type"] == "image/png"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +186,13 @@ def explain_slices(
     check: bool = False,
     progress: bool = False,
     tags: Float32Array | None = None,
+    on_maps: Callable[[Explanation, bool], None] | None = None,
 ) -> Explanation:
     """Explain slices that are already in memory.
 
-    The options are those of `explain`; `tags` holds tag probabilities of mn04, shape (n_slices, 527).
+    The options are those of `explain`. `tags` holds tag probabilities of mn04, shape (n_slices, 527). `on_maps` is
+    called with an explanation that has maps, but no sentences, neighbours or check yet, and whether its maps are
+    coarse: once after about half of the work of an occlusion, and once when the maps are complete.
     """
     method_name, requested_targets = check_question(bundle, node, against, method, level, masks)
     check_index(bundle, neighbours)
@@ -203,27 +207,43 @@ def explain_slices(
         targets = [make_target(bundle.taxonomy, at := _find_level(bundle, level), nodes[at], against)]
     baseline = compute_baseline(track_slices)
     shapley_values = compute_shapley_values(bundle, track_slices, baseline, targets, progress)
-    bands = measure_bands(bundle, track_slices, baseline, targets, shapley_values.views, seed, progress)
-    maps = compute_maps(
-        bundle, track_slices, baseline, targets, shapley_values.views, method_name, masks, seed, progress
-    )
-    return Explanation(
+    views = shapley_values.views
+
+    def show(maps: Maps, coarse: bool) -> None:
+        if on_maps is not None:
+            on_maps(replace(without_maps, reasons=explain_nodes(maps, ())), coarse)
+
+    def explain_nodes(maps: Maps, bands: Sequence[BandRelevance]) -> tuple[NodeExplanation, ...]:
+        return tuple(
+            _explain_node(target, number, shapley_values, maps, bands, track_slices, tags if bands else None)
+            for number, target in enumerate(targets)
+        )
+
+    without_maps = Explanation(
         prediction=prediction,
         tree=tuple(node_probabilities(bundle, levels)),
         method=method_name,
         unit=UNITS[method_name],
         track_slices=track_slices,
-        reasons=tuple(
-            _explain_node(target, number, shapley_values, maps, bands, track_slices, tags)
-            for number, target in enumerate(targets)
-        ),
+        reasons=(),
         timelines=tuple(
             make_timelines(
                 bundle, levels, nodes, track_slices.starts, track_slices.seconds, [item.node for item in targets]
             )
         ),
-        neighbours=find_neighbours(bundle, track_slices, neighbours),
+        neighbours=None,
         family=bundle.family,
+        seconds=0.0,
+    )
+    maps = compute_maps(
+        bundle, track_slices, baseline, targets, views, method_name, masks, seed, progress, partial(show, coarse=True)
+    )
+    show(maps, coarse=False)
+    bands = measure_bands(bundle, track_slices, baseline, targets, views, seed, progress)
+    return replace(
+        without_maps,
+        reasons=explain_nodes(maps, bands),
+        neighbours=find_neighbours(bundle, track_slices, neighbours),
         seconds=time.monotonic() - start,
         check=_check(bundle, track_slices, targets[-1], method_name, seed) if check else None,
     )

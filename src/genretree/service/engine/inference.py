@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -30,7 +30,15 @@ from genretree.service.metrics import Metrics
 from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, disk_full, folder_missing
 from genretree.service.training_music import TrainingMusic
 from genretree.service.workers.explain import pack_slices
-from genretree.service.workers.pool import FailedError, FullError, OnProgress, Pool, ServiceError, UnavailableError
+from genretree.service.workers.pool import (
+    FailedError,
+    FullError,
+    OnPreview,
+    OnProgress,
+    Pool,
+    ServiceError,
+    UnavailableError,
+)
 from genretree.service.workers.protocol import Message, array_bytes, read_array, read_features
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 from genretree.sound.features import MEL_32K
@@ -56,6 +64,14 @@ class ExplanationFiles:
     content: dict[str, Any]
     view: dict[str, Any] | None
     pictures: dict[str, bytes]
+
+    @classmethod
+    def read(cls, message: Message) -> Self:
+        """Read the reply of a worker."""
+        content, *pngs = message.blobs
+        names = [str(name) for name in message.header["pictures"]]
+        images = dict(zip(names, map(bytes, pngs), strict=True))
+        return cls(json.loads(bytes(content)), message.header["view"], images)
 
 
 @dataclass
@@ -315,8 +331,12 @@ class Service:
         question: Mapping[str, Any],
         pictures: bool = False,
         on_progress: OnProgress | None = None,
+        on_preview: Callable[[ExplanationFiles], None] | None = None,
     ) -> ExplanationFiles:
-        """Explain slices in a worker; `question` holds arguments of `explain_slices`. Raises Problem."""
+        """Explain slices in a worker; `question` holds arguments of `explain_slices`. Raises Problem.
+
+        With pictures, `on_preview` is called with the reasons and pictures of a first, coarse explanation.
+        """
         header, arrays = pack_slices(track.slices)
         last = float(track.slices.starts[-1] + track.slices.seconds)
         header |= {
@@ -327,18 +347,26 @@ class Service:
             "music": None if self.music is None else str(self.music.folder),
         }
         message = Message("explain", header, [array_bytes(array) for array in arrays])
-        reply = await self._run_worker(self.explainers, track.slices.name, message, on_progress, "explain")
-        content, *pngs = reply.blobs
-        names = [str(name) for name in reply.header["pictures"]]
-        images = dict(zip(names, map(bytes, pngs), strict=True))
-        return ExplanationFiles(json.loads(bytes(content)), reply.header["view"], images)
+
+        def show(first: Message) -> None:
+            if on_preview is not None:
+                on_preview(ExplanationFiles.read(first))
+
+        reply = await self._run_worker(self.explainers, track.slices.name, message, on_progress, "explain", show)
+        return ExplanationFiles.read(reply)
 
     async def _run_worker(
-        self, pool: Pool, name: str, message: Message, on_progress: OnProgress | None, stage: str
+        self,
+        pool: Pool,
+        name: str,
+        message: Message,
+        on_progress: OnProgress | None,
+        stage: str,
+        on_preview: OnPreview | None = None,
     ) -> Message:
         start = time.monotonic()
         try:
-            return await pool.run(message, on_progress)
+            return await pool.run(message, on_progress, on_preview)
         except FullError as error:
             raise _queue_full() from error
         except UnavailableError as error:

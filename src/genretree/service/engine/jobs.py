@@ -9,11 +9,12 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from genretree.service.engine.inference import DecodedTrack, Service
+from genretree.service.engine.inference import DecodedTrack, ExplanationFiles, Service
 from genretree.service.engine.loaded_models import LoadedModel
 from genretree.service.errors import Problem, busy
 from genretree.service.storage import Upload, claim_upload, write_failed
@@ -76,6 +77,7 @@ class Job:
     progress: float = 0.0
     queue: int = 0
     result: dict[str, Any] | None = None
+    preview: dict[str, Any] | None = None  # a coarse explanation, before there is a result
     problem: Problem | None = None
     files: dict[str, Path] = field(default_factory=dict)
     size: int = 0
@@ -141,6 +143,11 @@ class Job:
             self.status = "running"
             low, high = _STAGE_PROGRESS[self.do][stage]
             self.progress = max(self.progress, low + (high - low) * part)
+        self._notify()
+
+    def show_preview(self, preview: dict[str, Any]) -> None:
+        """Publish a coarse explanation."""
+        self.preview = preview
         self._notify()
 
     def finish(self, status: Status, problem: Problem | None = None) -> None:
@@ -331,25 +338,33 @@ class Jobs:
     async def _explain(
         self, job: Job, loaded: LoadedModel, track: DecodedTrack, question: Mapping[str, Any]
     ) -> dict[str, Any]:
-        files = await self.service.explain(loaded, track, question, pictures=True, on_progress=job.update)
+        def address(name: str) -> str:
+            return f"{job.address}/pictures/{name}"
+
+        def locate(view: dict[str, Any]) -> dict[str, Any]:
+            for drawn in [drawn for reason in view["reasons"] for drawn in reason["views"]]:
+                drawn |= {kind: address(drawn[kind]) for kind in ("grey", "colour")}
+            return view
+
+        def show(first: ExplanationFiles) -> None:
+            assert first.view is not None
+            with suppress(OSError):  # a full disk, or a job that was deleted: the result meets it, too
+                self._add_files(job, first.pictures)
+                job.show_preview({**first.content, "view": locate(first.view)})
+
+        files = await self.service.explain(loaded, track, question, True, job.update, show)
         assert files.view is not None
         job.files[AUDIO_NAME] = job.folder / AUDIO_NAME
         self._count(job, job.files[AUDIO_NAME].stat().st_size)
         self._add_files(job, files.pictures)
 
-        def address(name: str) -> str:
-            return f"{job.address}/pictures/{name}"
-
-        for reason in files.view["reasons"]:
-            for view in reason["views"]:
-                view |= {kind: address(view[kind]) for kind in ("grey", "colour")}
         for reason in files.content["reasons"]:
             for sentence in reason["sentences"]:
                 sentence |= _clip_addresses(f"{job.address}/clip.wav", sentence)
         reasons = [address(f"reason-{number + 1}.png") for number in range(len(files.view["reasons"]))]
         return {
             **files.content,
-            "view": files.view,
+            "view": locate(files.view),
             "pictures": {"tree": address("tree.png"), "reasons": reasons},
             "sound": f"{job.address}/{AUDIO_NAME}",
         }
@@ -406,13 +421,17 @@ def _clip_addresses(address: str, sentence: Mapping[str, Any]) -> dict[str, str 
 
 
 async def iter_events(job: Job) -> AsyncIterator[bytes]:
-    """Yield the progress of a job as server-sent events, and its result as the last one."""
+    """Yield the progress of a job as server-sent events, its preview, and its result as the last one."""
     sent: dict[str, Any] | None = None
+    previewed = False
     while True:
         changed, state, finished = job.changed, job.state(), job.ended is not None
         if state != sent:
             yield _event("progress", state)
             sent = state
+        if job.preview is not None and not previewed and not finished:
+            yield _event("preview", job.preview)
+            previewed = True
         if finished:
             yield _event("done", job.result) if job.problem is None else _event("failed", job.problem.to_json())
             return

@@ -231,10 +231,10 @@ def _write_javascript(method: str, request: str, field: str | None, saves: bool,
     elif events:
         return (
             f'const events = new EventSource("{request}");\n'
-            'for (const name of ["progress", "done", "failed"])\n'
+            'for (const name of ["progress", "preview", "done", "failed"])\n'
             "  events.addEventListener(name, (event) => {\n"
             "    console.log(name, JSON.parse(event.data));\n"
-            '    if (name !== "progress") events.close();\n'
+            '    if (name === "done" || name === "failed") events.close();\n'
             "  });"
         )
     if field is not None:

@@ -209,7 +209,8 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     @router.get(
         "/jobs/{id}/events",
         summary="A job's progress as server-sent events",
-        description="`progress` at each change; then `done` with the result, or `failed` with a problem.",
+        description="`progress` at each change; `preview` with a coarse explanation, if there is one; then `done` "
+        "with the result, or `failed` with a problem.",
         **examples.event_responses(),
     )
     async def follow(id: JobId) -> Response:

@@ -1,6 +1,6 @@
 // Jobs of the service: upload a file or use a kept one, follow the progress, download the result.
 
-import { call, fetchBlobUrl, json, Problem, readEvents, upload } from "./api.js";
+import { call, fetchBlobUrl, json, Problem, readEvents, releaseBlobUrl, upload } from "./api.js";
 
 const MAX_RETRIES = 6; // retries while the server is busy
 const MAX_RECONNECTS = 4; // reconnections of a broken event stream
@@ -74,25 +74,46 @@ async function submitUpload(track, query, onState, signal) {
   return job;
 }
 
-// Wait for the result of a job.
+// Wait for the result of a job. The state of an explanation gets a `preview` (reasons, unit, view) on the way.
 export async function follow(job, onState, signal) {
+  let state = {};
   for (let reconnects = 0; ; reconnects++) {
     try {
       for await (const [name, data] of readEvents(job.links.events, signal)) {
         if (name === "done") return data;
         if (name === "failed") throw new Problem(data, data.status);
-        if (name === "progress") onState(data);
+        if (name === "progress") onState((state = { ...state, ...data }));
+        if (name === "preview") onState((state = { ...state, preview: await downloadPreview(data, signal) }));
       }
     } catch (error) {
       const broken = error.name === "TypeError" || error.kind === "offline";
       if (!broken || reconnects >= MAX_RECONNECTS) throw broken ? new Problem({ kind: "offline" }) : error;
     }
     await pause(1, signal);
-    const state = await json(job.links.self, { signal });
-    if (state.status === "done") return state.result;
-    if (state.status === "failed") throw new Problem(state.error, state.error.status);
-    if (state.status === "cancelled") throw new Problem({ kind: "cancelled" });
+    const now = await json(job.links.self, { signal });
+    if (now.status === "done") return now.result;
+    if (now.status === "failed") throw new Problem(now.error, now.error.status);
+    if (now.status === "cancelled") throw new Problem({ kind: "cancelled" });
     if (reconnects >= MAX_RECONNECTS) throw new Problem({ kind: "offline" });
+  }
+}
+
+async function downloadPreview(preview, signal) {
+  const views = preview.view.reasons.flatMap((reason) => reason.views);
+  await Promise.all(
+    views.map(async (view) => {
+      view.grey = await fetchBlobUrl(view.grey, signal);
+      view.colour = await fetchBlobUrl(view.colour, signal);
+    }),
+  );
+  return preview;
+}
+
+// Release the browser's copies of the pictures of a preview.
+export function releasePreview(preview) {
+  for (const view of preview?.view.reasons.flatMap((reason) => reason.views) ?? []) {
+    releaseBlobUrl(view.grey);
+    releaseBlobUrl(view.colour);
   }
 }
 

@@ -7,7 +7,7 @@ import { button, makeErrorMessage, makeNote, makeProgress, makeStages, playOnDem
 import { sharePage, sharePicture } from "./share.js";
 import { makeSureness, onSureness, sureness } from "./sureness.js";
 import { makeTree, nest } from "./tree.js";
-import { makeWhy } from "./why.js";
+import { makePreview, makeWhy } from "./why.js";
 import {
   alternatives,
   clock,
@@ -511,7 +511,14 @@ function followWhy(parts, course, reasons, questionForm) {
         announce("The explanation is ready.");
       }
     }
-    if (stage === "working") progress.update(run.why.state);
+    if (stage === "working") {
+      const { preview } = run.why.state;
+      progress.update(run.why.state);
+      if (preview && !reasons.querySelector(".preview")) {
+        const depth = surePath(run.answer.prediction, sureness()).length;
+        reasons.append(makePreview(preview, Math.max(0, depth - 1), parts.track.name, parts.player));
+      }
+    }
     if (stage !== "done") return;
     for (; nShown < run.why.asked.length; nShown++) {
       const { entries, unit, json } = run.why.asked[nShown];

@@ -1,7 +1,7 @@
 // A run: one track and one model. The prediction comes first; the explanation is requested when the result is opened.
 
 import { Problem, releaseBlobUrl } from "./api.js";
-import { downloadResult, follow, runJob } from "./jobs.js";
+import { downloadResult, follow, releasePreview, runJob } from "./jobs.js";
 
 const MAX_CONCURRENT = 2; // predictions at a time; the others wait in the page
 const NODE = " > ";
@@ -158,6 +158,7 @@ export class Run extends EventTarget {
       if (!controller.signal.aborted && !(error instanceof Problem)) console.error(error);
     }
     this.notify();
+    releasePreview(current.state.preview);
   }
 
   // Release the browser's copies of pictures and audio.

@@ -106,6 +106,26 @@ function hear(item, player) {
   return parts;
 }
 
+// A coarse map of one node, while the explanation is being computed.
+export function makePreview({ reasons, view }, at, file, player) {
+  const reason = reasons[Math.min(at, reasons.length - 1)];
+  const name = nodeName(reason.node.at(-1));
+  const pictures = view.reasons[reasons.indexOf(reason)].views.map((item) =>
+    makePicture(item, {
+      title: capital(item.title),
+      share: "",
+      grey: describeGrey(item, file, player.end),
+      colour: describeColour(reason, item, name),
+    }),
+  );
+  return h(
+    "div",
+    { class: "preview" },
+    h("p", { class: "soft" }, `A first, coarse map of the evidence for ${name}; the details follow.`),
+    makeLanes(player, view.marks, pictures),
+  );
+}
+
 function panel(reason, view, marks, unit, file, player) {
   const name = nodeName(reason.node.at(-1));
   const shares = new Map(view.shares.map(([title, value]) => [title, value]));

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,13 +28,13 @@ from genretree.explanation.slices import TrackSlices
 from genretree.progress import on_progress
 from genretree.service.training_music import TrainingMusic
 from genretree.service.workers import process
-from genretree.service.workers.process import ReportProgress
+from genretree.service.workers.process import Reporter
 from genretree.service.workers.protocol import Message, read_array, read_features
 from genretree.sound.features import MEL_32K
 
 # Share of the total progress at the start and end of a progress bar; all other bars belong to the maps.
-_STAGE_PROGRESS = {"views": (0.0, 0.06), "bands": (0.06, 0.15)}
-_MAPS = (0.15, 0.9)
+_STAGE_PROGRESS = {"views": (0.0, 0.06), "coarse": (0.06, 0.45), "bands": (0.75, 0.9)}
+_MAPS = (0.45, 0.75)
 
 
 @lru_cache(maxsize=4)
@@ -42,8 +43,8 @@ def _load(folder: str, torch: bool) -> Bundle:
     return load_bundle(folder, "torch", "float32") if torch else load_bundle(folder, "auto", "auto")
 
 
-def work(message: Message, report: ReportProgress) -> Message:
-    """Explain slices, with pictures if requested."""
+def work(message: Message, report: Reporter) -> Message:
+    """Explain slices, with pictures if requested; coarse pictures are sent ahead."""
     header = message.header
     method = header["question"]["method"]
     # Gradients and embeddings need torch; an export only predicts.
@@ -56,15 +57,31 @@ def work(message: Message, report: ReportProgress) -> Message:
     report("explaining", 0.0)
     bundle, track_slices = _load(header["bundle"], torch), unpack_slices(header, message.blobs)
     track_slices, tags = _split_tags(bundle, track_slices)
-    with on_progress(bar):
-        explanation = explain_slices(bundle, track_slices, **header["question"], tags=tags)
-    pictures: dict[str, bytes] = {}
-    view = _draw(explanation, header["end"], pictures) if header["pictures"] else None
+
+    with on_progress(bar), ThreadPoolExecutor(1) as thread:
+        drawing: list[Future[tuple[dict[str, Any], dict[str, bytes]]]] = []
+
+        def show(explanation: Explanation, coarse: bool) -> None:
+            if coarse:
+                _send_preview(explanation, header["end"], report)
+            else:  # while the relevance of bands is measured
+                drawing.append(thread.submit(_draw, explanation, header["end"]))
+
+        on_maps = show if header["pictures"] else None
+        explanation = explain_slices(bundle, track_slices, **header["question"], tags=tags, on_maps=on_maps)
+        view, pictures = drawing[0].result() if drawing else (None, {})
     found = explanation.to_json()
     if header["music"] is not None:
         TrainingMusic(header["music"]).describe(found["neighbours"] or ())
     content = json.dumps(found, ensure_ascii=False).encode()
     return Message("explained", {"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
+
+
+def _send_preview(explanation: Explanation, end: float, report: Reporter) -> None:
+    """Send coarse maps, with their pictures."""
+    view, pictures = _draw_views(explanation, end, "coarse-")
+    content = json.dumps({"reasons": explanation.to_json()["reasons"], "unit": explanation.unit}).encode()
+    report.preview({"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
 
 
 _load_tagger = lru_cache(maxsize=1)(find_tagger)
@@ -112,19 +129,27 @@ def unpack_slices(header: dict[str, Any], blobs: Any) -> TrackSlices:
     )
 
 
-def _draw(explanation: Explanation, end: float, pictures: dict[str, bytes]) -> dict[str, Any]:
-    """Render all pictures of a page into `pictures`, and return their positions on the page."""
+def _draw(explanation: Explanation, end: float) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Render all pictures of a page: their positions on the page, and PNG images by name."""
+    view, pictures = _draw_views(explanation, end)
     pictures["tree.png"] = draw_tree(explanation)
-    reasons = []
-    for number, reason in enumerate(explanation.reasons):
+    for number in range(len(explanation.reasons)):
         pictures[f"reason-{number + 1}.png"] = draw_reason(explanation, number)
+    return view, pictures
+
+
+def _draw_views(explanation: Explanation, end: float, prefix: str = "") -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Render the spectrograms and overlays of a page."""
+    reasons = []
+    pictures: dict[str, bytes] = {}
+    for number, reason in enumerate(explanation.reasons):
         views = []
         for plot in plot_views(explanation, reason, end):
-            names = {kind: f"r{number}-{plot.view}-{kind}.png" for kind in ("grey", "colour")}
+            names = {kind: f"{prefix}r{number}-{plot.view}-{kind}.png" for kind in ("grey", "colour")}
             pictures |= {names["grey"]: plot.grey, names["colour"]: plot.colour}
             views.append({"view": plot.view, "title": plot.title, **names, "ticks": plot.ticks, "range": plot.range})
         reasons.append({"views": views, "shares": list_shares(reason)})
-    return {"end": end, "marks": time_marks(end), "reasons": reasons}
+    return {"end": end, "marks": time_marks(end), "reasons": reasons}, pictures
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from genretree.errors import GenretreeError
 from genretree.service.workers.protocol import Message, ProtocolError, receive_async
 
 OnProgress = Callable[[str, float, int], None]  # called with stage, progress in [0, 1], requests ahead in the queue
+OnPreview = Callable[[Message], None]  # called with a part of the reply that is ready before the rest
 CountReplacement = Callable[[str], None]  # called with the reason why a worker was replaced
 
 _START_SECONDS = 120.0
@@ -78,6 +79,7 @@ class _Request:
 
     message: Message
     on_progress: OnProgress | None
+    on_preview: OnPreview | None
     reply: asyncio.Future[Message]
     started: bool = False
     attempts: int = 0
@@ -195,7 +197,9 @@ class Pool:
         if len(self._queue) >= self.waiting + max(0, self.size - self.busy):
             raise FullError
 
-    async def run(self, message: Message, on_progress: OnProgress | None = None) -> Message:
+    async def run(
+        self, message: Message, on_progress: OnProgress | None = None, on_preview: OnPreview | None = None
+    ) -> Message:
         """Process a message in a worker, first come, first served.
 
         Raises
@@ -209,7 +213,7 @@ class Pool:
         """
         self.check_capacity()
         loop = asyncio.get_running_loop()
-        request = _Request(message, on_progress, loop.create_future())
+        request = _Request(message, on_progress, on_preview, loop.create_future())
         async with self._changed:
             self._queue.append(request)
             self._changed.notify_all()  # a cancelled waiter would swallow a single notification
@@ -417,5 +421,8 @@ async def _exchange(process: Process, request: _Request, n_sharing_processes: in
         elif message.event == "progress":
             if request.on_progress is not None:
                 request.on_progress(str(message.header["stage"]), float(message.header["part"]), 0)
+        elif message.event == "preview":
+            if request.on_preview is not None:
+                request.on_preview(message)
         else:
             return message

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from genretree.errors import GenretreeError, SoundError
@@ -20,9 +20,36 @@ from genretree.parallel import single_thread
 from genretree.service.workers.protocol import Message, receive, send
 
 ReportProgress = Callable[[str, float], None]  # called with a stage and its progress in [0, 1]
-Work = Callable[[Message, ReportProgress], Message]
 
 _REPORT_SECONDS = 0.1
+
+
+class Reporter:
+    """Sends what is known before the reply: progress, at a limited rate, and a preview.
+
+    Parameters
+    ----------
+    channel : binary file
+        Channel to the service.
+    """
+
+    def __init__(self, channel: IO[bytes]) -> None:
+        self._channel = channel
+        self._last = ("", 0.0)  # stage and time
+
+    def __call__(self, stage: str, part: float) -> None:
+        """Report a stage and its progress in [0, 1]."""
+        now = time.monotonic()
+        if stage != self._last[0] or now - self._last[1] > _REPORT_SECONDS:
+            self._last = (stage, now)
+            send(self._channel, Message("progress", {"stage": stage, "part": min(1.0, max(0.0, part))}))
+
+    def preview(self, header: dict[str, Any], blobs: Sequence[bytes]) -> None:
+        """Send a part of the reply that is ready before the rest."""
+        send(self._channel, Message("preview", header, blobs))
+
+
+Work = Callable[[Message, Reporter], Message]
 
 
 def read_setup() -> dict[str, Any]:
@@ -79,14 +106,14 @@ def serve_messages(channel: IO[bytes], work: Work, processor_seconds: float | No
         if processor_seconds is not None:
             set_limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + processor_seconds))
         send(channel, Message("started"))
-        reply, last = _reply(work, message, _progress_reporter(channel))
+        reply, last = _reply(work, message, Reporter(channel))
         send(channel, reply)
         del message, reply
         if last:
             return
 
 
-def _reply(work: Work, message: Message, report: ReportProgress) -> tuple[Message, bool]:
+def _reply(work: Work, message: Message, report: Reporter) -> tuple[Message, bool]:
     """Return the reply, and whether this worker must end after it."""
     try:
         return work(message, report), False
@@ -104,20 +131,6 @@ def _reply(work: Work, message: Message, report: ReportProgress) -> tuple[Messag
 
 def _failed(kind: str, detail: str) -> Message:
     return Message("failed", {"kind": kind, "detail": detail})
-
-
-def _progress_reporter(channel: IO[bytes]) -> ReportProgress:
-    """Return a function that sends progress to the service at a limited rate."""
-    last: tuple[str, float] = ("", 0.0)
-
-    def report(stage: str, part: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if stage != last[0] or now - last[1] > _REPORT_SECONDS:
-            last = (stage, now)
-            send(channel, Message("progress", {"stage": stage, "part": min(1.0, max(0.0, part))}))
-
-    return report
 
 
 def _exit_with_parent(parent: int) -> None:

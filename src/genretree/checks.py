@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -81,3 +82,19 @@ def require_iterable(name: str, value: Any, of: str) -> None:
     """Refuse what can't be iterated over, and text. Raises ArgumentError."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise ArgumentError(f"{name} must be a sequence of {of}, got {type(value).__name__}")
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """Suggest the option that is closest to an unknown name, or list all.
+
+    Examples
+    --------
+    >>> from genretree.checks import suggest
+    >>> suggest("cn", ["cnn", "ast"])
+    "did you mean 'cnn'?"
+    >>> suggest("x", ["cnn", "ast"])
+    'choose from: cnn, ast'
+    """
+    names = list(options)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from genretree.checks import suggest
 from genretree.errors import SettingsError
 
 # The image recipe of ccmusic-database/music_genre (librosa's defaults). These values are fixed by the data set: images
@@ -119,7 +119,5 @@ Heads = Literal["tree", "independent"]
 def _explain(cls: type[BaseModel], item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, cls.model_fields, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(cls.model_fields)}"
-        return f"unknown setting '{name}'; {hint}"
+        return f"unknown setting '{name}'; {suggest(name, cls.model_fields)}"
     return f"setting '{name}': {item['msg']} (got {item['input']!r})"

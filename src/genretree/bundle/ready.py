@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, model_validator
 
+from genretree.checks import suggest
 from genretree.errors import BundleError
 from genretree.files import cache_folder
 from genretree.settings import Settings
@@ -187,9 +187,7 @@ def find_ready_model(name: str) -> ReadyModel:
     models = read_catalogue().models
     if name in models:
         return models[name]
-    close = difflib.get_close_matches(name, models, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(models)}"
-    raise BundleError(f"unknown ready model '{name}'; {hint}")
+    raise BundleError(f"unknown ready model '{name}'; {suggest(name, models)}")
 
 
 def parse_place(place: str | PurePath) -> str | None:

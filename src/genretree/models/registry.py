@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from functools import lru_cache
@@ -10,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
+from genretree.checks import suggest
 from genretree.errors import ArgumentError, SettingsError
 from genretree.models.base import ExportedFamily, Family
 from genretree.settings import Settings
@@ -134,9 +134,7 @@ def get_family(name: str | type[Family]) -> type[Family]:
     if name in installed:
         return _load(installed[name])
     names = family_names()
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
-    raise SettingsError(f"unknown model family '{name}'; {hint}")
+    raise SettingsError(f"unknown model family '{name}'; {suggest(name, names)}")
 
 
 def get_exported_family(name: str) -> ExportedFamily | None:

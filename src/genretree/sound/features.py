@@ -7,7 +7,6 @@ each, shape (size, size). Every other feature is computed on request: `mel_16k`,
 
 from __future__ import annotations
 
-import difflib
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import IO, Self, TypeAlias
 import numpy as np
 
 from genretree.arrays import Array, Float32Array, Int64Array
-from genretree.checks import require_integer, require_iterable
+from genretree.checks import require_integer, require_iterable, suggest
 from genretree.errors import ArgumentError, SettingsError
 from genretree.settings import (
     HOP_LENGTH,
@@ -195,9 +194,7 @@ def get_feature(name: str) -> Feature:
     entry = _installed().get(name)
     if entry is None:
         names = feature_names()
-        matches = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean '{matches[0]}'?" if matches else f"available: {', '.join(names)}"
-        raise SettingsError(f"unknown feature '{name}'; {hint}")
+        raise SettingsError(f"unknown feature '{name}'; {suggest(str(name), names)}")
     try:
         feature = entry.load()
     except Exception as error:  # whatever importing another package raises

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +9,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, model_validator
 
+from genretree.checks import suggest
 from genretree.errors import SettingsError
 from genretree.models import get_family
 from genretree.settings import Settings
@@ -115,9 +115,7 @@ class Recipe(Settings):
                 raise SettingsError(f"{path}: can't be read as text ({error})") from error
         names = recipe_names()
         if str(name) not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
-            raise SettingsError(f"unknown recipe '{name}'; {hint}")
+            raise SettingsError(f"unknown recipe '{name}'; {suggest(str(name), names)}")
         text = (_folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
         return cls._parse(text, str(name))
 

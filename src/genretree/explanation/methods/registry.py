@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from genretree.bundle.bundle import Bundle
-from genretree.checks import require_text
+from genretree.checks import require_text, suggest
 from genretree.errors import SettingsError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.explanation.coordinates import View
@@ -33,9 +32,7 @@ def choose_method(method: str | None) -> Method:
         return _DEFAULT
     require_text("method", method)
     if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"use one of: {', '.join(METHODS)}"
-        raise SettingsError(f"no method '{method}'; {hint}")
+        raise SettingsError(f"no method '{method}'; {suggest(method, METHODS)}")
     return next(name for name in METHODS if name == method)
 
 

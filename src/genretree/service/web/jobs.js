@@ -76,14 +76,15 @@ async function submitUpload(track, query, onState, signal) {
 
 // Wait for the result of a job. The state of an explanation gets a `preview` (reasons, unit, view) on the way.
 export async function follow(job, onState, signal) {
-  let state = {};
+  const state = {};
   for (let reconnects = 0; ; reconnects++) {
     try {
       for await (const [name, data] of readEvents(job.links.events, signal)) {
         if (name === "done") return data;
         if (name === "failed") throw new Problem(data, data.status);
-        if (name === "progress") onState((state = { ...state, ...data }));
-        if (name === "preview") onState((state = { ...state, preview: await downloadPreview(data, signal) }));
+        if (name === "progress") Object.assign(state, data);
+        if (name === "preview") state.preview = await downloadPreview(data, signal).catch(() => null);
+        onState({ ...state });
       }
     } catch (error) {
       const broken = error.name === "TypeError" || error.kind === "offline";

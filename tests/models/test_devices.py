@@ -9,9 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
+from genretree.corpus.store import Store
+from genretree.evaluation.evaluate import predict_rows
 from genretree.models import get_family
 from genretree.models.families import ast, cnn, efficientnet
 from genretree.models.neural import precision, trainer
@@ -19,6 +22,7 @@ from genretree.models.neural.cpu_kernels import enable_cpu_kernels
 from genretree.models.neural.network import GenreNetwork
 from genretree.models.neural.precision import choose_by_trial, choose_precision
 from genretree.taxonomy import Taxonomy
+from genretree.training.train import train
 from small_weights import shrink_networks
 
 pytestmark = pytest.mark.slow
@@ -99,3 +103,26 @@ def test_batches_for_a_gpu_are_read_by_other_processes(monkeypatch: pytest.Monke
     assert trainer._loader_processes() == 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert trainer._loader_processes() > 0
+
+
+@pytest.mark.parametrize("classifier", ["network", "linear"])
+def test_evaluation_uses_the_gpu_and_gives_it_back(
+    classifier: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink_networks(monkeypatch)
+    settings = {"image_size": 32, "epochs": 1, "classifier": classifier, "Cs": [0.01]}
+    bundle = train(store, "cnn", tmp_path / "cnn", settings)
+    rows = store.rows("test")
+    expected = predict_rows(bundle, store, rows)
+    moves: list[str] = []
+    monkeypatch.setattr(GenreNetwork, "to", lambda _, device: moves.append(device))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = predict_rows(bundle, store, rows)
+    assert moves == ["cuda", "cpu"]
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    with pytest.raises(IndexError):
+        predict_rows(bundle, store, rows + 10_000)
+    assert moves == 2 * ["cuda", "cpu"], "an error leaves the network on the GPU"
+    bundle.model.set_backend({"network": lambda images: [np.zeros((len(images), 1), np.float32)]})
+    with bundle.model.on_fastest_device():
+        assert len(moves) == 4, "another runtime takes arrays of the CPU"

@@ -8,6 +8,7 @@ Kumar et al. 2022).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ class LinearNetworkModel:
         """Compute the features with another runtime."""
         run = wrap_runner(runners["network"])
         self.backend = lambda images: run(images)[0]
+
+    def on_fastest_device(self) -> AbstractContextManager[None]:
+        """Compute on the GPU during the block, if there is one and no other runtime is set."""
+        return self.model.on_fastest_device() if self.backend is None else nullcontext()
 
     @property
     def network(self) -> GenreNetwork:

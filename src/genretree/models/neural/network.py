@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -240,6 +241,7 @@ class NetworkModel:
         self.heads = network.settings.heads
         self.explain_methods = network.settings.explain_methods
         self.score: Callable[[Tensor], Tensor] = lambda images: self.network(images)["scores"]
+        self._runs_torch = True
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
         """Return the network from stored images to scores."""
@@ -249,6 +251,11 @@ class NetworkModel:
         """Compute the scores with another runtime."""
         run = wrap_runner(runners["network"])
         self.score = lambda images: run(images)[0]
+        self._runs_torch = False
+
+    def on_fastest_device(self) -> AbstractContextManager[None]:
+        """Compute on the GPU during the block, if there is one and no other runtime is set."""
+        return on_fastest_device(self.network) if self._runs_torch else nullcontext()
 
     def predict_proba(self, inputs: Inputs, batch_size: int = 32) -> LevelProbabilities:
         """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
@@ -292,6 +299,19 @@ class NetworkModel:
         made["_name_or_path"] = ""  # may be a local folder, which doesn't belong in a bundle
         (folder / BACKBONE_FILE).write_text(json.dumps(made, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return [WEIGHTS_FILE, BACKBONE_FILE]
+
+
+@contextmanager
+def on_fastest_device(network: nn.Module) -> Iterator[None]:
+    """Move a network to the GPU during the block, if there is one."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    network.to("cuda")
+    try:
+        yield
+    finally:
+        network.to("cpu")
 
 
 class _Scores(nn.Module):

@@ -18,7 +18,7 @@ $(BIN)/python:
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing genretree and its dependencies (about 2 GB, a minute or two) ..."
 	$(PIP) install --progress-bar on -c constraints.txt torch==2.13.0
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[compose,serve]'
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
@@ -37,6 +37,7 @@ test-fast: $(VENV)/.installed-dev lint  ## Check style and run the tests that ar
 lint: $(VENV)/.installed-dev  ## Check style and docstrings.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell src tests docs benchmarks examples *.md
 	$(BIN)/numpydoc lint $$(find src/genretree -name '*.py')
 
 types: $(VENV)/.installed-dev  ## Check types.

@@ -727,7 +727,7 @@ def save(given: argparse.Namespace, section: str, content: dict[str, Any]) -> No
         "versions": {name: version(name) for name in packages},
     }
     results[section] = {**content, "machine": machine}
-    path.write_text(json.dumps(results, indent=1))
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def main() -> None:

@@ -78,7 +78,9 @@ def test_the_settings_of_the_catalogue_are_valid() -> None:
     for name in catalogue.corpora:
         corpus_settings(name)
     for model in catalogue.models.values():
-        depth = Taxonomy.builtin(model.tree).depth
+        taxonomy = Taxonomy.builtin(model.tree)
+        depth = taxonomy.depth
+        assert model.results[0].accuracy.keys() <= set(taxonomy.levels), "the first figures are in the model's own tree"
         if model.train is not None:
             training_settings(model.train)
             assert {len(result.accuracy) for result in model.results} == {depth}

@@ -288,7 +288,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         summary="Remove the correction of a job's file",
         **examples.json_responses("correction", schemas.Correction, 404),
     )
-    async def uncorrect(id: JobId) -> Response:
+    async def delete_correction(id: JobId) -> Response:
         job, corrections = correctable(id)
         async with correcting:
             saved = await asyncio.to_thread(corrections.remove, job.model, job.upload, job.name)
@@ -336,7 +336,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
 
 def refuse_unknown(request: Request) -> None:
     """Raise Problem (bad_request) for parameters that a route doesn't have, or that are given twice."""
-    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    known = [field.alias for field in request.scope["route"].dependant.query_params]  # codespell:ignore dependant
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:

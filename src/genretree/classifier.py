@@ -225,7 +225,7 @@ class Classifier(Bundle):
         >>> model.predict("song.mp3").path
         ('Rock', 'Punk')
         >>> y, sr = soundfile.read("song.mp3")
-        >>> model.predict(y, sr=sr).path
+        >>> model.predict(y.T, sr=sr).path  # shape (n_channels, n_samples)
         ('Rock', 'Punk')
         """
         check_arguments(self, min_confidence, top, workers, n_genres)

@@ -66,7 +66,9 @@ def test_cpu_kernels_preserve_outputs_and_gradients() -> None:
     for (name, one), (_, other) in zip(plain.named_parameters(), quick.named_parameters(), strict=True):
         assert one.grad is not None and other.grad is not None
         length = float(one.grad.norm())
-        if "k_proj.bias" in name:  # adding to all keys changes nothing: this gradient is rounding alone
+        if name.endswith(
+            ("k_proj.bias", "key.bias")
+        ):  # adding to all keys changes nothing: this gradient is rounding alone
             continue
         assert float((one.grad - other.grad).norm()) < 0.03 * length + 1e-4, name
     with torch.inference_mode():

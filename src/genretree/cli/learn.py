@@ -99,7 +99,7 @@ def train(
         progress=not quiet,
     )
     metadata = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in bundle.training["facts"].items())
-    echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({metadata}).")
+    echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s{f' ({metadata})' if metadata else ''}.")
     licence = bundle.training.get("initial_weights", {}).get("licence")
     if family == "backbone":
         echo(f"The bundle contains the network; its licence applies to the bundle: {licence}.")

@@ -1,4 +1,4 @@
-"""What runs a bundle's networks, how fast, and how far from torch in float32: docs/runtimes.md has the figures.
+"""What runs a bundle's networks, how fast, and how far from torch in float32: docs/figures-methods.md has the figures.
 
 Usage:
     python benchmarks/runtimes.py networks STORE BUNDLE... [--rounds 7]

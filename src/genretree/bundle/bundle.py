@@ -257,7 +257,8 @@ def load_bundle(
         fastest installed runtime that the bundle has an export for.
     precision : "float32", "bf16" or "auto"
         auto selects bf16 if the processor supports it natively. Torch in float32 is the reference and reproduces
-        training exactly; docs/runtimes.md lists the deviations of the others. `Bundle.runtime` names the selection.
+        training exactly; docs/figures-methods.md lists the deviations of the others. `Bundle.runtime` names the
+        selection.
     download : bool
         Pull the bundle if it is not in the cache; by default no request is made.
 

@@ -16,7 +16,8 @@ from genretree.explanation.target import Target
 
 Method = Literal["gradcam", "rollout", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# Supports every family, needs predictions only, and was the most faithful in our measurements (docs/explain.md).
+# Supports every family, needs predictions only, and was the most faithful in our measurements:
+# docs/figures-explanations.md.
 _DEFAULT: Method = "occlusion"
 
 

@@ -26,8 +26,8 @@ class Graph:
     outputs : tuple of str
         Names of the outputs.
     bf16 : bool
-        Whether probabilities in bf16 stay within 0.02 of those in float32 (docs/runtimes.md). If not, the precision
-        "auto" means float32.
+        Whether probabilities in bf16 stay within 0.02 of those in float32 (docs/figures-methods.md). If not, the
+        precision "auto" means float32.
     """
 
     module: nn.Module

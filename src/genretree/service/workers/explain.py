@@ -39,7 +39,7 @@ _MAPS = (0.45, 0.75)
 
 @lru_cache(maxsize=4)
 def _load(folder: str, torch: bool) -> Bundle:
-    # Occlusion is as faithful in bf16 (docs/explain.md); gradients are not measured in it.
+    # Occlusion is as faithful in bf16 (docs/figures-explanations.md); gradients are not measured in it.
     return load_bundle(folder, "torch", "float32") if torch else load_bundle(folder, "auto", "auto")
 
 

@@ -52,7 +52,7 @@ def test_a_class_can_be_passed_and_its_bundle_opened_again(store: Store, tmp_pat
     assert explained.prediction.path == found.path
     assert build_index(tmp_path / "bundle", store) > 0
     registry._registered.clear()
-    with pytest.raises(BundleError, match="unknown model family 'nearest-centroid'"):
+    with pytest.raises(BundleError, match="family 'nearest-centroid', which no installed package provides; install"):
         genretree.load(tmp_path / "bundle")
 
 

@@ -207,7 +207,8 @@ class Model(Protocol):
     """A trained classifier of slices.
 
     Optional members: `embed(inputs)` returns embeddings, an array of shape (n, embedding_dim); `torch_module()` returns
-    the `torch.nn.Module`; `explain_methods` names the supported explanation methods other than occlusion;
+    the `torch.nn.Module`; `explain_methods` names the supported explanation methods other than occlusion, which need
+    the methods of `genretree.models.differentiable.DifferentiableModel`;
     `shuffle_weights(rng)` returns a copy with shuffled weights, for the sanity check of explanations;
     `predict_dataset(dataset, tick)` scores stored slices and may use cached features; `predict_with_tags(inputs)`
     returns the result of `predict_proba` and the probabilities of mn04's tags, (n, 527), which tell music from speech.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from genretree.explanation.target import make_target
 from genretree.models import registry
 from genretree.models.differentiable import Attention, find_obstacle, supported_methods
 from genretree.service.engine.loaded_models import check_method, load_models
-from torch_family import TinyFamily, TinyModel, TinyNetwork
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from tiny_network import TinyFamily, TinyModel, TinyNetwork
 
 pytest.importorskip("captum")
 pytestmark = pytest.mark.slow

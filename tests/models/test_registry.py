@@ -24,11 +24,11 @@ from genretree.models import family_names, get_family, register_family, registry
 from genretree.models.base import FitResult
 from genretree.models.runtime.graph import Graph
 from genretree.testing import check_family
-from torch_family import TinyFamily, TinyModel, TinyNetwork
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "genretree-nearest-centroid"
-sys.path.insert(0, str(EXAMPLE))
+sys.path[:0] = [str(EXAMPLE), str(EXAMPLE.parent)]
 from genretree_nearest_centroid import NearestCentroidFamily, NearestCentroidModel
+from tiny_network import TinyFamily, TinyModel, TinyNetwork
 
 pytestmark = pytest.mark.slow
 

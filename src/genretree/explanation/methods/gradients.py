@@ -55,8 +55,6 @@ class LogOdds(nn.Module):
 
     def __init__(self, model: DifferentiableModel, target: Target) -> None:
         super().__init__()
-        torch_module: Callable[[], nn.Module] | None = getattr(model, "torch_module", None)
-        self.network = None if torch_module is None else torch_module()  # captum looks for its parameters
         self.model = model
         self.target = target
 

@@ -78,6 +78,13 @@ def show_example_family() -> Iterator[str]:
     yield from ("```python", *lines, "```")
 
 
+def show_example_network() -> Iterator[str]:
+    """Yield the model of the example with a network."""
+    text = (EXAMPLE.parent / "tiny_network.py").read_text(encoding="utf-8")
+    model = next(node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "TinyModel")
+    yield from ("```python", *text.splitlines()[model.lineno - 1 : model.end_lineno], "```")
+
+
 def show_example_project() -> Iterator[str]:
     """Yield the example's pyproject.toml."""
     yield from ("```toml", *(EXAMPLE / "pyproject.toml").read_text(encoding="utf-8").splitlines(), "```")
@@ -88,6 +95,7 @@ PARTS: dict[str, Callable[[], Iterator[str]]] = {
     "descriptions of ready models": describe_ready_models,
     "weights": list_weights,
     "example family": show_example_family,
+    "example network": show_example_network,
     "example project": show_example_project,
 }
 

@@ -19,7 +19,7 @@ BAD_DESCRIPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"files": None}, "files missing"),
     ({"files": {}}, "lists no weights"),
     ({"taxonomy": None}, "taxonomy missing"),
-    ({"family": "magic"}, "unknown model family"),
+    ({"family": "magic"}, "no installed package provides"),
     ({"settings": {"colour": 3}}, "unknown setting 'colour'"),
     ({"images": {"size": -1}}, "size"),
     ({"taxonomy": {"leaves": [["a"]], "levels": ["x"]}}, "at least 2"),

@@ -51,6 +51,7 @@ IMPORT_ORDER = {
     ],
     "models": [
         "base",
+        "differentiable",
         "finite_weights",
         "registry",
         "runtime",

@@ -458,7 +458,7 @@ def test_parts_without_masks_have_no_relevance() -> None:
     ("family", "method", "message"),
     [
         ("boosting", "gradcam", "use `method='occlusion'`"),
-        ("ast", "gradcam", "`method='rollout'` or `method='occlusion'`"),
+        ("ast", "gradcam", "`method='integrated-gradients'` or `method='occlusion'`"),
         ("cnn", "rollout", "needs a transformer"),
         ("cnn", "grad-cam", "did you mean 'gradcam'"),
     ],

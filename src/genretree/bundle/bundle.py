@@ -29,7 +29,7 @@ from genretree.checks import require_path
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
 from genretree.metrics.calibration import Calibration, Unit, average_by, temper
-from genretree.models import get_family
+from genretree.models import family_names, get_family
 from genretree.models.base import ExportedFamily, LevelProbabilities, Model
 from genretree.models.registry import get_exported_family
 from genretree.models.runtime.types import EXPORT_FORMATS, REFERENCE, ExportFormat, Precision, Runtime, RuntimeChoice
@@ -303,7 +303,13 @@ def load_bundle(
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
     """Load a bundle from files that were checked, to run in torch and float32."""
-    family = _explain_bundle_error(folder, lambda: get_family(content["family"]))
+    name = content["family"]
+    if isinstance(name, str) and name not in family_names():
+        raise BundleError(
+            f"{folder}: made by the family '{name}', which no installed package provides; install the package that "
+            "provides it, or register the family with `genretree.models.register_family` before loading"
+        )
+    family = _explain_bundle_error(folder, lambda: get_family(name))
     return _assemble(folder, content, family.settings_type, partial(family.load, folder))
 
 

@@ -91,7 +91,8 @@ def explain(
         Name or path of the node to contrast with. By default, the siblings of `node`.
     method : {"occlusion", "gradcam", "integrated-gradients", "rollout"}, optional
         By default occlusion, which supports every family. gradcam supports cnn and efficientnet-b0, rollout supports
-        ast, and integrated-gradients supports networks that see images only.
+        ast, and integrated-gradients supports all three; families of other packages support what their
+        `explain_methods` names.
     level : int or str, optional
         Explain only the predicted node of this level, given by name or by number (1 is the top level).
     masks : int, default 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import DESCRIPTION
 from genretree.files import sha256_file
-from genretree.models.neural.exported_model import ExportedFeatures, ExportedNetwork
+from genretree.models.differentiable import has_weights
 
 
 def load_weights_for(bundle: Bundle) -> Bundle:
@@ -19,7 +19,7 @@ def load_weights_for(bundle: Bundle) -> Bundle:
     BundleError
         If the folder of the bundle has changed and cannot be read.
     """
-    if not isinstance(bundle.model, ExportedNetwork | ExportedFeatures):
+    if has_weights(bundle.model):
         return bundle
     return _load(bundle.folder, sha256_file(bundle.folder / DESCRIPTION))
 

@@ -206,11 +206,19 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 class Model(Protocol):
     """A trained classifier of slices.
 
-    Optional members: `embed(inputs)` returns embeddings, an array of shape (n, embedding_dim); `torch_module()` returns
-    the `torch.nn.Module`; `explain_methods` names the supported explanation methods other than occlusion;
-    `shuffle_weights(rng)` returns a copy with shuffled weights, for the sanity check of explanations;
-    `predict_dataset(dataset, tick)` scores stored slices and may use cached features; `predict_with_tags(inputs)`
-    returns the result of `predict_proba` and the probabilities of mn04's tags, (n, 527), which tell music from speech.
+    Optional members:
+
+    - `embed(inputs)` returns embeddings, an array of shape (n, embedding_dim).
+    - `graphs(image_size)` and `set_backend(runners)` let other runtimes run its networks; see
+      `genretree.models.runtime.graph.HasGraphs`.
+    - `explain_methods`, a tuple, names the supported explanation methods other than occlusion, which need the methods
+      of `genretree.models.differentiable.DifferentiableModel`.
+    - `torch_module()` returns the `torch.nn.Module`.
+    - `shuffle_weights(rng)` returns a copy with shuffled weights, for the sanity check of explanations.
+    - `on_fastest_device()` returns a context manager that moves the network to a GPU during an evaluation.
+    - `predict_dataset(dataset, tick)` scores stored slices and may use cached features.
+    - `predict_with_tags(inputs)` returns the result of `predict_proba` and the probabilities of mn04's tags, (n, 527),
+      which tell music from speech.
 
     Attributes
     ----------

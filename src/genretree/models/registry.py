@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -137,6 +139,19 @@ def get_family(name: str | type[Family]) -> type[Family]:
     raise SettingsError(f"unknown model family '{name}'; {suggest(name, names)}")
 
 
+@contextmanager
+def temporary_registration(family: type[Family]) -> Iterator[None]:
+    """Register a family during a block, unless it is a built-in one. Raises ArgumentError as `register_family` does."""
+    known = _registered.get(getattr(family, "name", ""))
+    name = get_family(family).name
+    try:
+        yield
+    finally:
+        _registered.pop(name, None)
+        if known is not None:
+            _registered[name] = known
+
+
 def get_exported_family(name: str) -> ExportedFamily | None:
     """Import what loads a family's exported networks without torch; None if the family needs torch."""
     if name not in _BUILT_IN or not _BUILT_IN[name].exported:
@@ -188,6 +203,13 @@ def check_attributes(family: type[Family]) -> None:
         raise ArgumentError(
             f"a family's name must consist of lower-case letters, digits, '-', '_' and '.', got {family.name!r}"
         )
+    for attribute, expected in (("summary", str), ("distributed", bool)):
+        value = getattr(family, attribute)
+        if not isinstance(value, expected):
+            raise ArgumentError(f"{family.__name__}.{attribute} must be a {expected.__name__}, got {value!r}")
+    for method in ("fit", "load"):
+        if not callable(getattr(family, method)):
+            raise ArgumentError(f"{family.__name__}.{method} must be a static method or a class method")
     if not (inspect.isclass(family.settings_type) and issubclass(family.settings_type, Settings)):
         raise ArgumentError(f"{family.__name__}.settings_type must be a subclass of genretree.settings.Settings")
 

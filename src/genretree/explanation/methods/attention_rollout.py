@@ -8,22 +8,21 @@ by the gradient times the difference from the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from genretree.arrays import Float32Array
-from genretree.errors import SettingsError
 from genretree.explanation.coordinates import IMAGES, View, gather_pixels
-from genretree.explanation.methods.gradients import LogOdds, Maps, _as_tensors, require_network
+from genretree.explanation.methods.gradients import LogOdds, Maps, as_tensors, grey_levels, require_support, seen_views
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 from genretree.models.base import Model
+from genretree.models.differentiable import Attention
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy
 
@@ -45,34 +44,28 @@ def rollout(
     SettingsError
         If the model is not a transformer.
     """
-    network_model = require_network(model, "rollout")
-    backbone: Any = getattr(network_model.torch_module().backbone, "backbone", None)
-    if backbone is None or not hasattr(backbone.config, "num_attention_heads"):
-        raise SettingsError("rollout needs a transformer (ast); use `method='gradcam'` or `method='occlusion'`")
-    images, statistics = _as_tensors(network_model, track_slices)
-    empty, _ = _as_tensors(network_model, baseline, statistics=False)
-    views: list[View] = list(network_model.torch_module().settings.modalities)
+    explained = require_support(model, "rollout")
+    attention = cast(Attention, explained.attention())
+    images, constants = as_tensors(explained, track_slices)
+    empty = grey_levels(baseline)
+    views = seen_views(model)
     size = images.shape[-1]
     by_slice: list[list[list[Float32Array]]] = []
     with (
         progress_bar(len(track_slices) * len(targets), "rollout", "slice", progress) as tick,
-        _record_attention(backbone) as attentions,
+        attention.record() as attentions,
     ):
         for index in range(len(track_slices)):
             rows = slice(index, index + 1)
             inputs = images[rows].clone().requires_grad_()
-            own = None if statistics is None else statistics[rows]
+            own = None if constants is None else constants[rows]
             by_target = []
             for target in targets:
                 attentions.clear()
-                odds = LogOdds(network_model, taxonomy, target)(inputs, own)
+                odds = LogOdds(explained, target)(inputs, own)
                 gradients = torch.autograd.grad(odds.sum(), [*attentions, inputs])
-                shares = _upsample_shares(
-                    multiply_attention(attentions, gradients[:-1], _special_tokens(backbone)),
-                    backbone,
-                    network_model.torch_module().settings.n_tta_shifts,
-                    size,
-                )
+                relevance = multiply_attention(attentions, gradients[:-1], attention.n_special_tokens)
+                shares = _upsample_shares(relevance, attention, size)
                 gradient_magnitude = (gradients[-1] * (inputs - empty[rows])).detach().abs()[0]
                 by_target.append(_divide_among_views(shares, gradient_magnitude, views))
                 tick()
@@ -105,19 +98,12 @@ def multiply_attention(attentions: Sequence[Tensor], gradients: Sequence[Tensor]
     return attended / attended.sum(dim=1, keepdim=True).clamp(min=_EPSILON)
 
 
-def _special_tokens(backbone: Any) -> int:
-    """Count the tokens before the patches: AST has a distillation token as well as the class token."""
-    return 2 if hasattr(backbone.embeddings, "distillation_token") else 1
-
-
-def _upsample_shares(shares: Tensor, backbone: Any, n_shifts: int, size: int) -> Tensor:
+def _upsample_shares(shares: Tensor, attention: Attention, size: int) -> Tensor:
     """Upsample the shares of patches, (n_shifts, patches), to pixels and undo the time shifts: (size, size)."""
-    config = backbone.config
-    if hasattr(backbone.embeddings, "get_shape"):  # AST puts the lowest band first
-        grid = shares.reshape(len(shares), *backbone.embeddings.get_shape(config)).flip(1)
-    else:
-        side = config.image_size // config.patch_size
-        grid = shares.reshape(len(shares), side, side)
+    n_shifts = len(shares)
+    grid = shares.reshape(n_shifts, *attention.grid)
+    if attention.lowest_band_first:
+        grid = grid.flip(1)
     upsampled = functional.interpolate(grid[:, None], size=(size, size), mode="nearest")[:, 0]
     upsampled = upsampled * (grid.shape[1] * grid.shape[2] / size**2) / n_shifts
     return torch.stack(
@@ -132,23 +118,3 @@ def _divide_among_views(shares: Tensor, gradient_magnitude: Tensor, views: Seque
     smoothed = functional.avg_pool2d(by_view[None], window, stride=1, padding=window // 2, count_include_pad=False)[0]
     fractions = smoothed / smoothed.sum(dim=0).clamp(min=_EPSILON)
     return [(shares * part).numpy() for part in fractions]
-
-
-@contextmanager
-def _record_attention(backbone: Any) -> Iterator[list[Tensor]]:
-    """Switch the backbone to eager attention and record the attention of every layer."""
-    attentions: list[Tensor] = []
-    implementation = backbone.config._attn_implementation
-
-    def append_attention(module: nn.Module, args: Any, output: Any) -> None:
-        attentions.append(output[1])
-
-    layers = [module for module in backbone.modules() if hasattr(module, "q_proj")]
-    handles = [layer.register_forward_hook(append_attention) for layer in layers]
-    backbone.set_attn_implementation("eager")
-    try:
-        yield attentions
-    finally:
-        backbone.set_attn_implementation(implementation)
-        for handle in handles:
-            handle.remove()

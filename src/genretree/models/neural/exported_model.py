@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class _Exported:
     """Common part of both models."""
 
     input_features: tuple[str, ...] = (IMAGES,)
+    has_weights: ClassVar[bool] = False  # what needs weights loads the bundle again, in torch
 
     def __init__(self, run: Runner, settings: NetworkSettings) -> None:
         self.run = run

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from genretree.arrays import Float32Array
+from genretree.arrays import Float32Array, UInt8Array
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
+from genretree.models.differentiable import Attention
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.linear.hierarchical import (
     Blocks,
@@ -33,6 +35,7 @@ from genretree.models.neural.network import (
     example_images,
     load_weights,
     network_features,
+    shifted_features,
     shuffle_network,
 )
 from genretree.models.runtime.graph import Graph, wrap_runner
@@ -86,6 +89,32 @@ class LinearNetworkModel:
         """Explanation methods other than occlusion."""
         return self.network.settings.explain_methods
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the images that the network sees."""
+        return self.model.modalities
+
+    def log_probabilities(self, images: Tensor, constants: Tensor | None = None) -> list[Tensor]:
+        """Compute log probabilities by level, (n, n_nodes), of images (n, 3, size, size), with gradients.
+
+        `constants` are the image statistics, if the classifier uses them.
+        """
+        features = shifted_features(self.network, images)
+        pooled = features.reshape(self.network.settings.n_tta_shifts, -1, features.shape[1]).mean(dim=0)
+        return _linear_levels(self.linear, pooled if constants is None else torch.cat([pooled, constants], dim=1))
+
+    def constant_features(self, images: UInt8Array) -> Float32Array | None:
+        """Compute the image statistics of images, (n, 3, size, size), if the classifier uses them."""
+        return image_statistics(images) if self.statistics else None
+
+    def gradcam_layer(self) -> nn.Module | None:
+        """Return the last layer before the pooling of a convolutional network, or None for other networks."""
+        return self.model.gradcam_layer()
+
+    def attention(self) -> Attention | None:
+        """Return the attention of a transformer, or None for other networks."""
+        return self.model.attention()
+
     def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the classifier's features: shape (n, width)."""
         images = inputs[IMAGES]
@@ -111,6 +140,35 @@ class LinearNetworkModel:
     def save(self, folder: Path) -> list[str]:
         """Write the weights of the network and of the classifier."""
         return [*self.model.save(folder), *write_head(folder, self.linear, self.statistics)]
+
+
+def _linear_levels(linear: LinearTree, inputs: Tensor) -> list[Tensor]:
+    """Compute log probabilities by level, (n, n_nodes): `LinearTree.predict` with gradients."""
+    levels = []
+    for level, head in zip(linear.levels, linear.linear, strict=True):
+        width = len(linear.taxonomy.nodes(level))
+        if head is None:
+            levels.append(inputs.new_zeros(len(inputs), width))
+            continue
+        mean, scale, weights, bias = (
+            torch.from_numpy(part) for part in (head.mean, head.scale, head.weights, head.bias)
+        )
+        scores = ((inputs - mean) / scale) @ weights.T + bias
+        lowest = inputs.new_full((len(inputs), width), -30.0)  # classes absent from training
+        levels.append(lowest.index_copy(1, torch.from_numpy(head.classes), scores.log_softmax(dim=1)))
+    if linear.heads == "independent":
+        return levels
+    leaves, ancestors = levels[0], linear.taxonomy.ancestors
+    return [
+        torch.stack(
+            [
+                leaves[:, np.flatnonzero(ancestors[:, level] == node).tolist()].logsumexp(dim=1)
+                for node in range(len(linear.taxonomy.nodes(level)))
+            ],
+            dim=1,
+        )
+        for level in range(linear.taxonomy.depth)
+    ]
 
 
 def load_model(network: GenreNetwork, folder: Path) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -20,8 +21,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.errors import BundleError
 from genretree.models.base import LevelProbabilities, compute_class_weights
+from genretree.models.differentiable import Attention
 from genretree.models.finite_weights import require_finite
 from genretree.models.neural.epoch_accuracy import EpochAccuracy
+from genretree.models.neural.explained_layers import find_attention, find_last_conv_layer
 from genretree.models.neural.head import TreeHead
 from genretree.models.neural.pitch_tempo import equalise, shift_and_warp
 from genretree.models.neural.settings import NetworkSettings
@@ -278,6 +281,29 @@ class NetworkModel:
         """Return the network."""
         return self.network
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the images that the network sees."""
+        return self.network.settings.modalities
+
+    def log_probabilities(self, images: Tensor, constants: Tensor | None = None) -> list[Tensor]:
+        """Compute log probabilities by level, (n, n_nodes), of images (n, 3, size, size), with gradients."""
+        n_shifts = self.network.settings.n_tta_shifts
+        features = shifted_features(self.network, images)
+        scores = self.network.backbone.classify(features)  # type: ignore[operator]
+        return [
+            level.reshape(n_shifts, -1, level.shape[1]).logsumexp(dim=0) - math.log(n_shifts)
+            for level in self.network.head.log_probabilities(scores)
+        ]
+
+    def gradcam_layer(self) -> nn.Module | None:
+        """Return the last layer before the pooling of a convolutional network, or None for other networks."""
+        return find_last_conv_layer(self.network.backbone)
+
+    def attention(self) -> Attention | None:
+        """Return the attention of a transformer, or None for other networks."""
+        return find_attention(self.network.backbone)
+
     def shuffle_weights(self, rng: np.random.Generator) -> NetworkModel:
         """Copy the model and shuffle the values within each weight array."""
         return NetworkModel(shuffle_network(self.network, rng))
@@ -334,6 +360,13 @@ def example_images(size: int) -> Tensor:
 def shift_in_time(images: Tensor, n_shifts: int) -> Iterator[Tensor]:
     """Yield the images rotated in time by 0, 1/turns, 2/turns ... of a slice."""
     return (images.roll(round(shift * images.shape[-1] / n_shifts), dims=3) for shift in range(n_shifts))
+
+
+def shifted_features(network: GenreNetwork, images: Tensor) -> Tensor:
+    """Compute a network's features of all shifts of images in time, with gradients: shape (n_tta_shifts * n, width)."""
+    pixels = network.read_images(torch.cat(list(shift_in_time(images, network.settings.n_tta_shifts))))
+    features: Tensor = network.backbone.features(pixels)  # type: ignore[operator]
+    return features
 
 
 def network_features(

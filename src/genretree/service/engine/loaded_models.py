@@ -16,6 +16,7 @@ from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.explanation.slices import is_explainable, require_views
 from genretree.library.scan.classifier import model_digest
+from genretree.models.differentiable import supported_methods
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.service.errors import Problem
 from genretree.taxonomy import NodePath, Taxonomy
@@ -117,7 +118,6 @@ def _methods(bundle: Bundle) -> list[str]:
     """List the explanation methods of a model, the default first; none if explanations don't cover its inputs."""
     if not is_explainable(bundle):
         return []
-    own: tuple[str, ...] = getattr(bundle.model, "explain_methods", ())
     captum = find_spec("captum") is not None
-    supported = [name for name in own if captum or name not in _CAPTUM_METHODS]
+    supported = [name for name in supported_methods(bundle.model) if captum or name not in _CAPTUM_METHODS]
     return ["occlusion", *supported]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import soundfile as sf
+from packaging.requirements import Requirement
 
 from genretree.settings import SAMPLE_RATE
 from small_corpus import synthesise
@@ -25,110 +26,177 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 @dataclass(frozen=True)
-class Step:
-    """One instruction of a Dockerfile, with the stage it belongs to."""
+class Instruction:
+    """An instruction of a Dockerfile.
+
+    Parameters
+    ----------
+    stage : int
+        Index of its stage; -1 before the first FROM.
+    name : str
+        In upper case.
+    flags : dict of str to str
+        Options of the instruction, such as `from` of COPY.
+    text : str
+        Arguments, without flags. Continued lines are joined.
+    """
 
     stage: int
-    word: str
+    name: str
+    flags: dict[str, str]
     text: str
 
     @property
-    def listed(self) -> list[str]:
-        """Its words, where it has the form of a list."""
-        found: list[str] = json.loads(self.text[self.text.index("[") :])
-        return found
+    def words(self) -> list[str]:
+        """Arguments, in exec form (a JSON list) or separated by spaces."""
+        return json.loads(self.text) if self.text.startswith("[") else shlex.split(self.text)
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Commands of a RUN instruction that `&&` joins, as lists of words."""
+        lexer = shlex.shlex(self.text, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        commands: list[list[str]] = [[]]
+        for word in lexer:
+            if word == "&&":
+                commands.append([])
+            else:
+                commands[-1].append(word)
+        return commands
 
 
-def read_dockerfile(path: Path) -> list[Step]:
-    """Read instructions: without comments, continued lines in one."""
-    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    whole = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    steps, stage = [], -1
-    for line in whole.splitlines():
-        word, _, text = line.partition(" ")
-        stage += word == "FROM"
-        steps.append(Step(stage, word, text.strip()))
-    return steps
+def parse_dockerfile(text: str) -> list[Instruction]:
+    """Parse a Dockerfile that has no here-documents."""
+    instructions: list[Instruction] = []
+    stage, continued = -1, ""
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):  # also between continued lines
+            continue
+        continued += line.strip()
+        if continued.endswith("\\"):
+            continued = continued[:-1]
+            continue
+        name, _, rest = continued.partition(" ")
+        continued, rest, flags = "", rest.strip(), {}
+        while rest.startswith("--"):
+            flag, _, rest = rest.partition(" ")
+            key, _, flags[key] = flag.removeprefix("--").partition("=")
+            rest = rest.strip()
+        stage += name.upper() == "FROM"
+        instructions.append(Instruction(stage, name.upper(), flags, rest))
+    return instructions
 
 
-STEPS = read_dockerfile(ROOT / "Dockerfile")
-LAST = max(step.stage for step in STEPS)
-FINAL = [step for step in STEPS if step.stage == LAST]
+INSTRUCTIONS = parse_dockerfile((ROOT / "Dockerfile").read_text())
+BUILD = [each for each in INSTRUCTIONS if each.stage == 0]
+FINAL = [each for each in INSTRUCTIONS if each.stage == INSTRUCTIONS[-1].stage]
 
 
-def only(word: str) -> Step:
-    found = [step for step in FINAL if step.word == word]
-    assert len(found) == 1, f"{word} stands {len(found)} times in the last stage"
-    return found[0]
+def find_only(name: str) -> Instruction:
+    """Return the only instruction of the last stage that has a name."""
+    (instruction,) = (each for each in FINAL if each.name == name)
+    return instruction
 
 
-def environment(steps: list[Step]) -> dict[str, str]:
-    pairs = [shlex.split(step.text) for step in steps if step.word == "ENV"]
-    return dict(pair.split("=", 1) for line in pairs for pair in line)
+def list_commands(instructions: list[Instruction]) -> list[list[str]]:
+    return [command for each in instructions if each.name == "RUN" for command in each.commands]
+
+
+def read_variables(instructions: list[Instruction], name: str = "ENV") -> dict[str, str]:
+    """Read the variables that ENV (or ARG) instructions set."""
+    return dict(word.split("=", 1) for each in instructions if each.name == name for word in each.words)
+
+
+def test_instructions_are_parsed() -> None:
+    text = """# comment
+from base AS build
+RUN one 'a && b' \\
+    # comment
+    && two \\
+
+    --three
+COPY --from=build --chown=1:2 a b c/
+HEALTHCHECK --timeout=5s \\
+    CMD ["x", "y z"]
+CMD ["x", "y z"]
+"""
+    start, run, copy, health, command = parse_dockerfile(text)
+    assert start == Instruction(0, "FROM", {}, "base AS build")
+    assert run.commands == [["one", "a && b"], ["two", "--three"]]
+    assert (copy.flags, copy.words) == ({"from": "build", "chown": "1:2"}, ["a", "b", "c/"])
+    assert (health.flags, health.text) == ({"timeout": "5s"}, 'CMD ["x", "y z"]')
+    assert command.words == ["x", "y z"]
 
 
 def test_torch_is_the_one_of_the_makefile() -> None:
-    installed = re.findall(r"torch==([\d.]+)", (ROOT / "Dockerfile").read_text())
-    assert installed == re.findall(r"torch==([\d.]+)", MAKEFILE)
-    index = next(step.text for step in STEPS if step.word == "ARG")
-    assert index == "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
-    pip = [step.text for step in STEPS if "pip install" in step.text]
-    assert pip, "nothing is installed"
-    assert all("-c constraints.txt" in text for text in pip), "the versions that the tests were run with"
-    assert "torch==" in pip[0], "before anything that would bring another build of it"
+    installs = [command for command in list_commands(BUILD) if "install" in command]
+    for command in installs:
+        assert command[1:6] == ["-m", "pip", "install", "-c", "constraints.txt"], "the versions that the tests use"
+    torch, package = (command[6:] for command in installs)  # torch before anything that would install another build
+    assert torch == [word for word in MAKEFILE.split() if word.startswith("torch==")]
+    assert package[0].startswith(".[")
+    assert read_variables(BUILD, "ARG") == {"PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cpu"}
 
 
 def test_the_extras_are_there() -> None:
-    extras = set(re.search(r"'\.\[(.*)\]'", (ROOT / "Dockerfile").read_text())[1].split(","))  # type: ignore[index]
-    declared = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert extras <= declared
+    (package,) = (word for command in list_commands(BUILD) for word in command if word.startswith(".["))
+    extras = Requirement(f"genretree{package.removeprefix('.')}").extras
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras <= set(project["optional-dependencies"])
     assert "serve" in extras
 
 
 def test_it_is_not_root() -> None:
-    assert only("USER").text == "10001:10001"
-    after = FINAL[FINAL.index(only("USER")) :]
-    assert not [step for step in after if step.word in ("RUN", "COPY", "ADD")]
-    assert "--uid 10001" in "".join(step.text for step in FINAL if step.word == "RUN")
+    assert find_only("USER").words == ["10001:10001"]
+    after = FINAL[FINAL.index(find_only("USER")) :]
+    assert not {each.name for each in after} & {"RUN", "COPY", "ADD"}
+    (useradd,) = (command for command in list_commands(FINAL) if command[0] == "useradd")
+    assert useradd[useradd.index("--uid") + 1] == "10001"
 
 
 def test_it_writes_only_where_a_read_only_root_lets_it() -> None:
-    volumes = only("VOLUME").listed
+    volumes = find_only("VOLUME").words
     assert volumes == ["/bundles", "/cache"]
-    kept = environment(FINAL)
+    variables = read_variables(FINAL)
     for name in ("GENRETREE_CACHE", "HF_HOME", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
-        assert kept[name].startswith(("/cache", "/tmp")), name
-    assert kept["PYTHONDONTWRITEBYTECODE"] == "1"
-    made = next(step.text for step in FINAL if "mkdir" in step.text)
-    assert all(f" {volume}" in made.split("chown")[1] for volume in volumes), (
-        "an empty volume takes its owner from these"
-    )
-    assert only("WORKDIR").text == "/tmp"
+        assert Path(variables[name]).parts[1] in ("cache", "tmp"), name
+    assert variables["PYTHONDONTWRITEBYTECODE"] == "1"
+    commands = list_commands(FINAL)
+    assert ["mkdir", *volumes] in commands
+    assert ["chown", "10001:10001", *volumes] in commands, "an empty volume takes its owner from these"
+    assert find_only("WORKDIR").words == ["/tmp"]
 
 
 def test_health_is_asked_with_python_alone() -> None:
-    words = only("HEALTHCHECK").listed
-    assert words[:2] == ["python", "-c"]
-    compile(words[2], "HEALTHCHECK", "exec")
-    port = only("EXPOSE").text
-    assert f"http://127.0.0.1:{port}/healthz" in words[2]
-    assert only("CMD").listed[-2:] == ["--port", port]
-    assert only("ENTRYPOINT").listed == ["genretree"]
-    assert only("CMD").listed[:2] == ["serve", "/bundles/default"]
+    kind, _, words = find_only("HEALTHCHECK").text.partition(" ")
+    assert kind == "CMD"
+    program, option, code = json.loads(words)
+    assert (program, option) == ("python", "-c")
+    compile(code, "HEALTHCHECK", "exec")
+    (port,) = find_only("EXPOSE").words
+    assert f"http://127.0.0.1:{port}/healthz" in code
+    assert find_only("ENTRYPOINT").words == ["genretree"]
+    assert find_only("CMD").words == ["serve", "/bundles/default", "--host", "0.0.0.0", "--port", port]
 
 
 def test_no_compiler_is_left() -> None:
-    assert "-slim" in only("FROM").text
-    assert not any("apt-get" in step.text for step in FINAL)
-    assert not any("pip" in step.text for step in FINAL if step.word == "RUN")
-    assert any(step.text.startswith("! command -v cc") and "gcc" in step.text for step in FINAL)
+    assert find_only("FROM").words[0].partition(":")[2].split("-")[1] == "slim"
+    commands = list_commands(FINAL)
+    for compiler in ("cc", "gcc", "clang", "make"):
+        assert ["!", "command", "-v", compiler] in commands
+    programs = {command[0] for command in commands if command[0] != "!"}
+    assert programs == {"groupadd", "useradd", "mkdir", "chown"}, "none of them installs anything"
 
 
 def test_nothing_comes_from_elsewhere() -> None:
-    text = (ROOT / "Dockerfile").read_text()
-    assert not re.search(r"\b(curl|wget|git clone|ADD)\b", text)
-    assert not re.search(r"(?i)token|password|secret", text)
-    bases = {step.text.split()[0] for step in STEPS if step.word == "FROM"}
+    assert "ADD" not in {each.name for each in INSTRUCTIONS}
+    programs = {Path(command[0]).name for command in list_commands(INSTRUCTIONS)}
+    assert not programs & {"curl", "wget", "git"}
+    variables = read_variables(INSTRUCTIONS) | read_variables(INSTRUCTIONS, "ARG")
+    for secret in ("token", "password", "secret"):
+        assert not any(secret in name.lower() for name in variables)
+    assert not any(each.flags for each in INSTRUCTIONS if each.name == "RUN"), "no mounted secrets"
+    bases = {each.words[0] for each in INSTRUCTIONS if each.name == "FROM"}
     assert len(bases) == 1, "what is built in one system runs in the same"
 
 
@@ -148,9 +216,8 @@ def _ignored(name: str) -> bool:
 
 
 def test_the_builder_sees_what_is_copied_and_nothing_else() -> None:
-    copied = [
-        name for step in STEPS if step.word == "COPY" and "--from" not in step.text for name in step.text.split()[:-1]
-    ]
+    copies = [each for each in INSTRUCTIONS if each.name == "COPY" and "from" not in each.flags]
+    copied = [name for each in copies for name in each.words[:-1]]
     assert set(copied) == {"constraints.txt", "pyproject.toml", "README.md", "LICENSE", "src"}
     for name in copied:
         assert (ROOT / name).exists()
@@ -179,17 +246,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     context, opt = root / "build", root / "opt"
     context.mkdir()
     opt.mkdir()
-    settings = {**os.environ, **environment([step for step in STEPS if step.stage == 0])}
+    settings = {**read_variables(BUILD, "ARG"), **os.environ, **read_variables(BUILD)}
     settings["PATH"] = f"{Path(sys.base_prefix) / 'bin'}:{settings['PATH']}"
-    for step in STEPS:
-        if step.stage or step.word not in ("COPY", "RUN"):
-            continue
-        if step.word == "COPY":
-            for name in step.text.split()[:-1]:
+    for instruction in BUILD:
+        if instruction.name == "COPY":
+            for name in instruction.words[:-1]:
                 _copy(ROOT / name, context / name)
-            continue
-        command = step.text.replace("/opt/genretree", str(opt / "genretree"))
-        subprocess.run(["sh", "-euc", command], cwd=context, env=settings, check=True)
+        elif instruction.name == "RUN":
+            command = instruction.text.replace("/opt/genretree", str(opt / "genretree"))
+            subprocess.run(["sh", "-euc", command], cwd=context, env=settings, check=True)
     shutil.rmtree(context)
     yield opt / "genretree"
     shutil.rmtree(opt)
@@ -206,7 +271,7 @@ def _copy(source: Path, target: Path) -> None:
 def test_the_steps_make_an_environment_that_works_without_writing_into_it(built: Path, tmp_path: Path) -> None:
     cache, scratch = tmp_path / "cache", tmp_path / "tmp"
     settings = {"PATH": f"{built}/bin:/usr/bin:/bin", "HOME": "/nonexistent", "TMPDIR": str(scratch)}
-    for name, value in environment(FINAL).items():
+    for name, value in read_variables(FINAL).items():
         if name != "PATH":
             settings[name] = value.replace("/cache", str(cache), 1) if value.startswith("/cache") else value
             settings[name] = settings[name].replace("/tmp", str(scratch), 1)
@@ -219,7 +284,8 @@ def test_the_steps_make_an_environment_that_works_without_writing_into_it(built:
         [built / "bin" / "python", "-c", "import torch; print(torch.__version__, torch.cuda.is_available())"],
         env=settings, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    assert versions.split()[0].startswith(re.findall(r"torch==([\d.]+)", MAKEFILE)[0])
+    (torch,) = (word for word in MAKEFILE.split() if word.startswith("torch=="))
+    assert f"torch=={versions.split()[0].partition('+')[0]}" == torch
     code = (
         "import sys; from genretree.sound.slices import iter_slices; from genretree.settings import ImageSettings;"
         "print(len(list(iter_slices(sys.argv[1], ImageSettings()))))"

@@ -394,18 +394,20 @@ def test_a_file_that_hangs_comes_last_and_has_a_limit(
     assert len(found) == 7
 
 
+@pytest.mark.parametrize(("seconds", "tries"), [(599, 0), (601, 1)])
 def test_a_file_in_progress_for_long_is_suspect_after_an_interrupt(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, seconds: float, tries: int
 ) -> None:
-    monkeypatch.setattr("genretree.library.scan.analyse._SUSPECT_SECONDS", 0.0)
+    now = 1000.0
+    monkeypatch.setattr(analyse_module, "time", SimpleNamespace(monotonic=lambda: now))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     _fill(tmp_path / "m", 1)
 
     class Interrupted(FakeClassifier):
         def score_file(self, path: Path) -> records.FileResult:
-            time.sleep(0.2)  # until the main thread waits for this one, as it does while a file hangs
-            signal.raise_signal(signal.SIGINT)
-            time.sleep(0.2)
+            nonlocal now
+            now += seconds
+            signal.raise_signal(signal.SIGINT)  # in the main thread
             return super().score_file(path)
 
     try:
@@ -413,7 +415,7 @@ def test_a_file_in_progress_for_long_is_suspect_after_an_interrupt(
             analyse(database, [tmp_path / "m"], Interrupted, workers=1)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert database.connection.execute("SELECT max(tries) FROM file").fetchone()[0] == 1
+    assert database.connection.execute("SELECT max(tries) FROM file").fetchone()[0] == tries
 
 
 def test_an_interrupt_is_not_counted_as_a_crash(tmp_path: Path, database: Database) -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import csv
 import math
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -323,12 +324,22 @@ def test_diverged_training_writes_no_bundle(store: Store, tmp_path: Path) -> Non
 
 def test_training_time_includes_interrupted_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("genretree.training.work_folder")
-
-    monkeypatch.setattr(module, "_SAVE_INTERVAL", 0.01)
+    now = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     with module.measure_seconds(tmp_path / "seconds"):
-        time.sleep(0.3)
+        now += 60
     with module.measure_seconds(tmp_path / "seconds") as seconds:
-        assert seconds() >= 0.25
+        now += 5
+        assert seconds() == 65
+
+
+def test_training_time_is_saved_during_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("genretree.training.work_folder")
+    saved = threading.Event()
+    monkeypatch.setattr(module, "_SAVE_INTERVAL", 0.01)
+    monkeypatch.setattr(module, "write_text", lambda path, text: saved.set())
+    with module.measure_seconds(tmp_path / "seconds"):
+        assert saved.wait(10)
 
 
 def test_single_process_family_is_refused_under_torchrun(

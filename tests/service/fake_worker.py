@@ -19,6 +19,9 @@ def work(message: Message, report: ReportProgress) -> Message:
     report("decoding", 0.5)
     if do == "sleep":
         time.sleep(value)
+    elif do == "wait":  # for a file
+        while not Path(value).exists():
+            time.sleep(0.005)
     elif do == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     elif do == "refuse":

@@ -270,6 +270,73 @@ def test_predictions_are_spelled_as_the_labels_and_classes_are_sorted(corpus: Pa
     assert estimator.predict([]).dtype == estimator.classes_.dtype
 
 
+@pytest.fixture(scope="module")
+def three_genres(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Paths, integer labels and artists of three genres, and an estimator that computes their images once."""
+    records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise", "Fast_beat")]
+    estimator = GenreClassifier(
+        settings=_BOOSTING,
+        slice_seconds=2.0,
+        size=64,
+        memory=tmp_path_factory.mktemp("estimator") / "cache",
+        workers=1,
+        random_state=2,
+    )
+    return SimpleNamespace(
+        X=[row["path"] for row in records],
+        y=np.array([{"Drone": 10, "Noise": 2, "Fast_beat": -1}[row["genre"]] for row in records]),
+        names=[row["genre"] for row in records],
+        groups=[row["artist"] for row in records],
+        estimator=estimator,
+    )
+
+
+def test_integer_labels(three_genres: SimpleNamespace) -> None:
+    X, y, estimator = three_genres.X, three_genres.y, three_genres.estimator
+    estimator.fit(X, y, groups=three_genres.groups)
+    assert estimator.classes_.tolist() == [-1, 2, 10] and estimator.classes_.dtype == y.dtype
+    predicted = estimator.predict(X)
+    assert predicted.dtype == y.dtype and estimator.predict([]).dtype == y.dtype
+    assert estimator.score(X, y) == np.mean(predicted == y) > 0.5
+    assert (estimator.classes_[estimator.predict_proba(X).argmax(axis=1)] == predicted).all()
+    assert set(estimator.model_.taxonomy.leaves) == {("-1",), ("2",), ("10",)}
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float64, np.uint8, object])
+def test_other_labels_that_are_not_text(three_genres: SimpleNamespace, dtype: type) -> None:
+    y = (three_genres.y == 2).astype(dtype)
+    estimator = three_genres.estimator.fit(three_genres.X, y, groups=three_genres.groups)
+    assert estimator.classes_.tolist() == [0, 1] and estimator.classes_.dtype == dtype
+    assert estimator.predict(three_genres.X[:2]).dtype == dtype
+    assert estimator.score(three_genres.X, y) > 0.5
+
+
+def test_estimators_of_scikit_learn_that_encode_labels(three_genres: SimpleNamespace) -> None:
+    from sklearn.ensemble import StackingClassifier, VotingClassifier
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    X, names, estimator = three_genres.X, np.array(three_genres.names), three_genres.estimator
+    folds = {"groups": three_genres.groups, "cv": GroupKFold(2)}
+    probabilities = cross_val_predict(estimator, X, names, method="predict_proba", **folds)
+    labels = cross_val_predict(estimator, X, names, **folds)  # fits with names
+    assert len(set(labels)) > 1 and (np.unique(names)[probabilities.argmax(axis=1)] == labels).all()
+    voting = VotingClassifier([("a", estimator), ("b", estimator)], voting="soft").fit(X, names)
+    assert (voting.predict(X) == estimator.fit(X, names).predict(X)).all()
+    stacking = StackingClassifier([("a", estimator)], cv=2).fit(X, names)
+    assert set(stacking.predict(X)) <= set(names)
+
+
+def test_numbers_in_place_of_names() -> None:
+    tree = {"Tone": ["Drone"], "No_tone": ["Noise"]}
+    with pytest.raises(ArgumentError, match="y has numbers, such as 0, which are not genres of `taxonomy`"):
+        GenreClassifier(taxonomy=tree).fit(["a.mp3", "b.mp3"], [0, 1])
+    with pytest.raises(ArgumentError, match="both text and numbers"):
+        GenreClassifier().fit(["a.mp3", "b.mp3"], ["Rock", 1])
+    for wrong in (0.5, float("nan"), None, b"Rock"):
+        with pytest.raises(ArgumentError, match="each of y must be the name or path of a genre, or an integer"):
+            GenreClassifier().fit(["a.mp3", "b.mp3"], [wrong, wrong])  # type: ignore[list-item]
+
+
 def test_the_estimator_refuses_wrong_arguments_and_files(tmp_path: Path) -> None:
     from sklearn.exceptions import NotFittedError
 

@@ -89,6 +89,7 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "Dataset audio": ("audio", lambda: Dataset.from_records(RECORDS, audio=WRONG)),
     "Dataset root": ("root", lambda: Dataset.from_records(RECORDS, root=WRONG)),
     "Dataset mirdata genre": ("genre", lambda: Dataset.from_mirdata(MIRDATA, genre=WRONG)),
+    "Dataset mirdata group": ("group", lambda: Dataset.from_mirdata(MIRDATA, group=WRONG)),
     "Dataset mirdata label": ("genre of track 1", lambda: Dataset.from_mirdata(MIRDATA, genre=lambda _: 3)),  # type: ignore[arg-type,return-value]
     "Dataset dataframe": ("df", lambda: Dataset.from_dataframe(WRONG)),
     "Dataset folder": ("source", lambda: Dataset.from_folder(WRONG)),
@@ -101,7 +102,7 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "Taxonomy load": ("name_or_path", lambda: Taxonomy.load(WRONG)),
     "GenreClassifier X": ("X", lambda: GenreClassifier().fit(WRONG, ["Rock"])),
     "GenreClassifier y": ("y", lambda: GenreClassifier().fit(["a.mp3"], WRONG)),
-    "GenreClassifier label": ("y", lambda: GenreClassifier().fit(["a.mp3"], [WRONG])),
+    "GenreClassifier label": ("y", lambda: GenreClassifier().fit(["a.mp3"], [None])),  # type: ignore[list-item]
     "GenreClassifier groups": ("groups", lambda: GenreClassifier().fit(["a.mp3"], ["Rock"], WRONG)),
     "ImageSettings value": ("'size'.*32", lambda: genretree.ImageSettings(size=3)),
     "ImageSettings name": ("unknown setting", lambda: genretree.ImageSettings(sise=64)),  # type: ignore[call-arg]

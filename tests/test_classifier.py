@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import soundfile as sf
 import genretree
 from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError, SoundError
 from genretree.corpus.store import Store
+from genretree.errors import CorpusError, TaxonomyError
 from genretree.settings import SAMPLE_RATE
 from small_corpus import SETTINGS, TREE, synthesise
 
@@ -208,6 +210,52 @@ def test_a_data_set_of_mirdata() -> None:
     assert data.tracks[0].group == "artist:A"
 
 
+def test_tracks_of_mirdata_that_lack_something() -> None:
+    tracks = {
+        "1": SimpleNamespace(audio_path="/a.wav", genre="blues"),
+        "2": SimpleNamespace(audio_path="/b.wav", genre=["rock", "punk"]),
+        "3": SimpleNamespace(genre="rock"),
+        "4": SimpleNamespace(audio_path=None, genre="rock"),
+        "5": SimpleNamespace(audio_path="/e.wav", genre=None),
+        "6": SimpleNamespace(audio_path="/f.wav", genre="blues", album="A"),
+    }
+    mirdata = SimpleNamespace(load_tracks=lambda: tracks)
+    with pytest.raises(CorpusError, match=r"no track has the attribute 'artist'.*`group=None`"):
+        Dataset.from_mirdata(mirdata)
+    with pytest.raises(CorpusError, match=r"no track has the attribute 'style'$"):
+        Dataset.from_mirdata(mirdata, genre="style")
+    with pytest.raises(CorpusError, match=r"^track 1: cannot read its group \(ZeroDivisionError: "):
+        Dataset.from_mirdata(mirdata, group=lambda track: str(1 / 0))
+    with pytest.raises(CorpusError, match=r"^track 1: cannot read its genre \(AttributeError: "):
+        Dataset.from_mirdata(mirdata, genre=lambda track: track.style)
+    with pytest.raises(CorpusError, match="no track can be used; the first problem: track 4: has no audio file"):
+        Dataset.from_mirdata(SimpleNamespace(load_tracks=lambda: {"4": tracks["4"]}), group=None)
+    data = Dataset.from_mirdata(mirdata, group=None)
+    assert repr(data) == "Dataset(3 tracks, 2 genres, grouped by track, 3 rejected)"
+    assert data.taxonomy.leaves == (("blues",), ("rock", "punk"))
+    assert [failure.message for failure in data.rejected] == [
+        "track 3: has no audio file",
+        "track 4: has no audio file",
+        "track 5: has no genre",
+    ]
+    by_album = Dataset.from_mirdata(mirdata, group="album")
+    assert [track.group for track in by_album.tracks] == ["track:/a.wav", "track:/b.wav", "album:A"]
+
+
+def test_a_genre_as_a_sequence_of_names() -> None:
+    for names in (["Rock", "Punk"], ("Rock", "Punk"), np.array(["Rock", "Punk"]), deque(["Rock", "Punk"])):
+        data = Dataset.from_records([{"path": "a.mp3", "genre": names}, {"path": "b.mp3", "genre": np.array("Jazz")}])
+        assert data.taxonomy.leaves == (("Jazz",), ("Rock", "Punk"))
+    for name in ("Hip/Hop", "Hip > Hop"):
+        with pytest.raises(TaxonomyError, match=f"'genre' of record 0: the genre name '{name}' contains"):
+            Dataset.from_records([{"path": "a.mp3", "genre": [name, "Rap"]}, {"path": "b.mp3", "genre": "Jazz"}])
+        with pytest.raises(TaxonomyError, match=f"the genre name '{name}' contains"):
+            GenreClassifier().fit(["a.mp3", "b.mp3"], [(name, "Rap"), "Jazz"])
+    for wrong in ({"Rock": 1}, {"Rock"}, b"Rock", ["Rock", None]):
+        with pytest.raises(ArgumentError, match="'genre' of record 0"):
+            Dataset.from_records([{"path": "a.mp3", "genre": wrong}, {"path": "b.mp3", "genre": "Jazz"}])
+
+
 def test_training_from_dicts_with_a_custom_tree(corpus: Path, tmp_path: Path) -> None:
     records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise")]
     data = Dataset.from_records(records, taxonomy={"Tone": ["Drone"], "No_tone": ["Noise"]})
@@ -324,6 +372,25 @@ def test_estimators_of_scikit_learn_that_encode_labels(three_genres: SimpleNames
     assert (voting.predict(X) == estimator.fit(X, names).predict(X)).all()
     stacking = StackingClassifier([("a", estimator)], cv=2).fit(X, names)
     assert set(stacking.predict(X)) <= set(names)
+
+
+def test_files_without_a_group_are_not_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    manifests: list[genretree.Manifest] = []
+
+    def stop(manifest: genretree.Manifest, *_: Any, **__: Any) -> None:
+        manifests.append(manifest)
+        raise InterruptedError
+
+    monkeypatch.setattr("genretree.estimator.prepare", stop)
+    groups = ["A", None, None, float("nan"), np.nan, "", pd.NA, "A", 7]
+    files = [f"{number}.mp3" for number in range(len(groups))]
+    with pytest.raises(InterruptedError):
+        GenreClassifier().fit(files, ["Rock", *["Jazz"] * 8], groups=groups)
+    found = [track.group for track in manifests[0].tracks]
+    assert found[0] == found[7] == "artist:A" and found[8] == "artist:7"
+    assert len(set(found)) == 8 and all(group.startswith("track:") for group in found[1:7])
 
 
 def test_numbers_in_place_of_names() -> None:

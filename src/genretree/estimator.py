@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from genretree.bundle.bundle import save_bundle
 from genretree.checks import require_iterable, require_names, require_path, require_paths
 from genretree.classifier import Classifier
-from genretree.corpus.dataset import Dataset, Tree
+from genretree.corpus.dataset import Dataset, Tree, cell_text
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import prepare
 from genretree.errors import ArgumentError, SoundError
@@ -26,7 +26,7 @@ from genretree.models.base import training_inputs
 from genretree.models.registry import get_family
 from genretree.prediction.predict import PredictionError
 from genretree.settings import ImageSettings
-from genretree.taxonomy import NodePath, Taxonomy, format_path
+from genretree.taxonomy import NodePath, Taxonomy, format_path, join_names
 from genretree.training.train import train
 
 Label: TypeAlias = str | NodePath | int
@@ -125,7 +125,7 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Genre of each file: a leaf's name, a path such as `Rock/Punk` or `("Rock", "Punk")`, or, without
             `taxonomy`, an integer or a bool.
         groups : sequence, shape (n_files,), optional
-            Artist (or album) of each file.
+            Artist (or album) of each file. A file whose group is None, NaN or empty is its own group.
 
         Returns
         -------
@@ -225,12 +225,12 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "leaves, or leave out `taxonomy` where scikit-learn encodes the labels as integers"
             )
         records = [
-            {"path": str(path.absolute()), "genre": label if isinstance(label, str) else "/".join(label)}
+            {"path": str(path.absolute()), "genre": label if isinstance(label, str) else join_names(label)}
             for path, label in zip(paths, map(_as_genre, y), strict=True)
         ]
         if groups is not None:
             for record, group in zip(records, groups, strict=True):
-                record["artist"] = str(group)
+                record["artist"] = cell_text(group)
         data = Dataset.from_records(records, taxonomy=self.taxonomy, multiple_genres="keep")
         for failure in data.rejected:
             raise ArgumentError(f"{failure.path}: {failure.message}")

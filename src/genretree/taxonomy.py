@@ -470,6 +470,20 @@ def split_path(text: str) -> NodePath:
     return tuple(part.strip() for part in _SEPARATOR.split(text) if part.strip())
 
 
+def join_names(names: Iterable[str]) -> str:
+    """Join the names of a path to a text that `split_path` parses to the same names.
+
+    Raises
+    ------
+    TaxonomyError
+        If a name contains `/` or `>`.
+    """
+    names = list(names)
+    for name in names:
+        _check_separators(name)
+    return "/".join(names)
+
+
 def same_name(one: Sequence[str], other: Sequence[str]) -> bool:
     """Return whether two paths are equal up to letter case and space, hyphen or underscore."""
     return _fold_path(one) == _fold_path(other)
@@ -487,6 +501,10 @@ def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name.strip():
         raise TaxonomyError(f"{name!r} is not a genre name; quote it in the YAML file if it is meant as text")
     _check_text(name)
+    _check_separators(name)
+
+
+def _check_separators(name: str) -> None:
     if "/" in name or ">" in name:
         raise TaxonomyError(f"the genre name '{name}' contains '/' or '>', which separate the levels of a path")
 

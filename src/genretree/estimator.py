@@ -16,11 +16,19 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from genretree.bundle.bundle import save_bundle
-from genretree.checks import require_iterable, require_names, require_path, require_paths
+from genretree.checks import (
+    require_integer,
+    require_iterable,
+    require_names,
+    require_number,
+    require_path,
+    require_paths,
+)
 from genretree.classifier import Classifier
 from genretree.corpus.dataset import Dataset, Tree, cell_text
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import prepare
+from genretree.corpus.splits import MAX_SEED
 from genretree.errors import ArgumentError, SoundError
 from genretree.models.base import training_inputs
 from genretree.models.registry import get_family
@@ -139,6 +147,7 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         CorpusError
             If a file can't be used.
         """
+        seed = _as_seed(self.random_state)
         data = self._read(X, y, groups)
         labels = _label_leaves(data.taxonomy, y)
         classes = np.array(sorted(labels.values()), dtype=None if _is_text(y) else np.asarray(y).dtype)
@@ -150,7 +159,7 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 Path(work) / "store",
                 images,
                 workers=self.workers,
-                seed=_as_seed(self.random_state),
+                seed=seed,
                 progress=self.progress,
                 cache=self.memory,
                 features=training_inputs(settings),
@@ -197,11 +206,27 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.stack([table[leaves[label]] for label in self.classes_.tolist()], axis=1)
 
     def score(self, X: Sequence[str | Path], y: Sequence[Label], sample_weight: Any = None) -> float:
-        """Compute the accuracy at the level of the leaves."""
+        """Compute the accuracy at the level of the leaves.
+
+        Raises
+        ------
+        ArgumentError
+            If the lengths differ.
+        SoundError
+            If a file can't be used.
+        TaxonomyError
+            If a label of `y` is not a leaf.
+        """
         check_is_fitted(self, "model_")
+        paths = _paths(X)
+        y = _as_list("y", y, "genres", len(paths))
+        if sample_weight is not None:
+            sample_weight = _as_list("sample_weight", sample_weight, "numbers", len(paths))
+            for weight in sample_weight:
+                require_number("each of sample_weight", weight)
         tree = self.model_.taxonomy
         true = [self._labels[tree.leaves[tree.find_leaf(_as_genre(label))]] for label in y]
-        return float(np.average(self.predict(X) == np.array(true, self.classes_.dtype), weights=sample_weight))
+        return float(np.average(self.predict(paths) == np.array(true, self.classes_.dtype), weights=sample_weight))
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted model as a bundle, which `genretree.load` and the command line read; returns its folder."""
@@ -210,15 +235,9 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Sequence[str | Path], y: Sequence[Label], groups: Sequence[Any] | None) -> Dataset:
         paths = _paths(X)
-        require_iterable("y", y, "genres")
+        y = _as_list("y", y, "genres", len(paths))
         if groups is not None:
-            require_iterable("groups", groups, "names")
-        lengths = {"y": len(y), **({} if groups is None else {"groups": len(groups)})}
-        for name, length in lengths.items():
-            if length != len(paths):
-                raise ArgumentError(
-                    f"X has {len(paths)} files and {name} has {length} values; pass one value for each file"
-                )
+            groups = _as_list("groups", groups, "names", len(paths))
         if not _is_text(y) and self.taxonomy is not None:
             raise ArgumentError(
                 f"y has numbers, such as {next(iter(y))!r}, which are not genres of `taxonomy`; pass names of its "
@@ -241,6 +260,15 @@ def _paths(X: Any) -> list[Path]:
     if isinstance(X, str | Path):
         raise ArgumentError("X must be a sequence of paths, got a single path; put it in a list")
     return require_paths("X", X)
+
+
+def _as_list(name: str, values: Any, of: str, n_files: int) -> list[Any]:
+    """Check that there is one value for each file. Raises ArgumentError."""
+    require_iterable(name, values, of)
+    items = list(values)
+    if len(items) != n_files:
+        raise ArgumentError(f"X has {n_files} files and {name} has {len(items)} values; pass one value for each file")
+    return items
 
 
 def _as_genre(label: Any) -> str | NodePath:
@@ -282,6 +310,7 @@ def _label_leaves(tree: Taxonomy, y: Iterable[Any]) -> dict[NodePath, Any]:
 def _as_seed(random_state: Any) -> int:
     """Convert scikit-learn's `random_state` to a seed."""
     if isinstance(random_state, Integral):
+        require_integer("random_state", random_state, 0, MAX_SEED)
         return int(random_state)
     try:
         return int(check_random_state(random_state).randint(2**31))

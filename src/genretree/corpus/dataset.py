@@ -113,6 +113,8 @@ class Dataset:
         if not keys:
             raise ArgumentError("genre is empty; name the key of the genre, or one key for each level")
         require_text("audio", audio)
+        if group is not None:
+            require_text("group", group)
         source = (Path() if root is None else require_path("root", root)).absolute() / "records"
         return cls(match_records(source, rows, audio, keys, group, as_taxonomy(taxonomy), multiple_genres))
 

@@ -23,6 +23,12 @@ MIRDATA = SimpleNamespace(load_tracks=lambda: {"1": SimpleNamespace(audio_path="
 WRONG: Any = 7
 
 
+def frame() -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({"path": ["a.mp3"]})
+
+
 def fitted() -> GenreClassifier:
     estimator = GenreClassifier()
     estimator.model_ = CLASSIFIER
@@ -33,6 +39,7 @@ TEXT: Any = "text"
 
 CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "load": ("source", lambda: genretree.load(WRONG)),
+    "load empty": ("source is empty", lambda: genretree.load("")),
     "load_bundle": ("folder", lambda: genretree.load_bundle(WRONG)),
     "load_bundle none": ("folder", lambda: genretree.load_bundle(None)),  # type: ignore[arg-type]
     "predict bundle": ("bundle", lambda: genretree.predict(TEXT, ["a.mp3"])),
@@ -127,8 +134,8 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "Dataset mirdata group": ("group", lambda: Dataset.from_mirdata(MIRDATA, group=WRONG)),
     "Dataset mirdata label": ("genre of track 1", lambda: Dataset.from_mirdata(MIRDATA, genre=lambda _: 3)),  # type: ignore[arg-type,return-value]
     "Dataset dataframe": ("df", lambda: Dataset.from_dataframe(WRONG)),
-    "Dataset folder": ("source", lambda: Dataset.from_folder(WRONG)),
-    "Dataset csv": ("source", lambda: Dataset.from_csv(WRONG)),
+    "Dataset folder": ("folder", lambda: Dataset.from_folder(WRONG)),
+    "Dataset csv": ("path", lambda: Dataset.from_csv(WRONG)),
     "Dataset mirdata": ("dataset", lambda: Dataset.from_mirdata(WRONG)),
     "Taxonomy paths": ("paths", lambda: Taxonomy.from_paths(WRONG)),
     "Taxonomy path": ("a path", lambda: Taxonomy.from_paths([WRONG])),
@@ -139,6 +146,9 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "Taxonomy yaml": ("path", lambda: Taxonomy.from_yaml(WRONG)),
     "Taxonomy load": ("name_or_path", lambda: Taxonomy.load(WRONG)),
     "GenreClassifier X": ("X", lambda: GenreClassifier().fit(WRONG, ["Rock"])),
+    "GenreClassifier frame": ("X must be a list of paths", lambda: GenreClassifier().fit(frame(), ["Rock"])),
+    "GenreClassifier array": (r"of shape \(1, 1\)", lambda: GenreClassifier().fit(np.array([["a.mp3"]]), ["Rock"])),  # type: ignore[arg-type]
+    "GenreClassifier memory": ("memory", lambda: GenreClassifier(memory=WRONG).fit(["a.mp3"], ["Rock"])),
     "GenreClassifier y": ("y", lambda: GenreClassifier().fit(["a.mp3"], WRONG)),
     "GenreClassifier label": ("y", lambda: GenreClassifier().fit(["a.mp3"], [None])),  # type: ignore[list-item]
     "GenreClassifier groups": ("groups", lambda: GenreClassifier().fit(["a.mp3"], ["Rock"], WRONG)),

@@ -256,6 +256,12 @@ def test_a_genre_as_a_sequence_of_names() -> None:
             Dataset.from_records([{"path": "a.mp3", "genre": wrong}, {"path": "b.mp3", "genre": "Jazz"}])
 
 
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "song.mp3").write_bytes(b"\xff\xfb")
+    with pytest.raises(CorpusError, match=r"song\.mp3: is not a folder; use Dataset\.from_csv"):
+        Dataset.from_folder(tmp_path / "song.mp3")
+
+
 def test_training_from_dicts_with_a_custom_tree(corpus: Path, tmp_path: Path) -> None:
     records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise")]
     data = Dataset.from_records(records, taxonomy={"Tone": ["Drone"], "No_tone": ["Noise"]})

@@ -144,9 +144,14 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ArgumentError
             If the lengths differ, or `y` spells one genre in two ways or has both text and numbers.
-        CorpusError
+        SoundError
             If a file can't be used.
+        CorpusError
+            If no file can be used.
+        TaxonomyError
+            If there are fewer than two genres, or the tree is malformed.
         """
+        memory = None if self.memory is None else require_path("memory", self.memory)
         seed = _as_seed(self.random_state)
         data = self._read(X, y, groups)
         labels = _label_leaves(data.taxonomy, y)
@@ -161,7 +166,7 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 workers=self.workers,
                 seed=seed,
                 progress=self.progress,
-                cache=self.memory,
+                cache=memory,
                 features=training_inputs(settings),
             )
             for failure in store.failures:
@@ -259,6 +264,10 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _paths(X: Any) -> list[Path]:
     if isinstance(X, str | Path):
         raise ArgumentError("X must be a sequence of paths, got a single path; put it in a list")
+    if getattr(X, "ndim", 1) != 1:  # iterating over a data frame yields the names of its columns
+        raise ArgumentError(
+            f"X must be a list of paths, got {type(X).__name__} of shape {X.shape}; pass its column of paths as a list"
+        )
     return require_paths("X", X)
 
 

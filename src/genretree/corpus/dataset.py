@@ -154,7 +154,10 @@ class Dataset:
         --------
         genretree.read_manifest : Describes the parameters.
         """
-        return cls(read_manifest(folder, as_taxonomy(taxonomy), group, depth=depth))
+        path = require_path("folder", folder)
+        if path.exists() and not path.is_dir():
+            raise CorpusError(f"{path}: is not a folder; use Dataset.from_csv for a CSV file")
+        return cls(read_manifest(path, as_taxonomy(taxonomy), group, depth=depth))
 
     @classmethod
     def from_csv(
@@ -172,6 +175,7 @@ class Dataset:
         --------
         genretree.read_manifest : Describes the parameters.
         """
+        path = require_path("path", path)
         return cls(read_manifest(path, as_taxonomy(taxonomy), group, levels, multiple_genres=multiple_genres))
 
     @classmethod

@@ -21,10 +21,25 @@ MANIFEST = Manifest(source=Path("music"), tracks=(), taxonomy=Taxonomy.from_nest
 RECORDS: Any = [{"path": "a.mp3", "genre": "Rock"}]
 MIRDATA = SimpleNamespace(load_tracks=lambda: {"1": SimpleNamespace(audio_path="a.mp3", genre="Rock", artist="A")})
 WRONG: Any = 7
+
+
+def frame() -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({"path": ["a.mp3"]})
+
+
+def fitted() -> GenreClassifier:
+    estimator = GenreClassifier()
+    estimator.model_ = CLASSIFIER
+    return estimator
+
+
 TEXT: Any = "text"
 
 CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "load": ("source", lambda: genretree.load(WRONG)),
+    "load empty": ("source is empty", lambda: genretree.load("")),
     "load_bundle": ("folder", lambda: genretree.load_bundle(WRONG)),
     "load_bundle none": ("folder", lambda: genretree.load_bundle(None)),  # type: ignore[arg-type]
     "predict bundle": ("bundle", lambda: genretree.predict(TEXT, ["a.mp3"])),
@@ -43,6 +58,19 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "explain file": ("file", lambda: genretree.explain(BUNDLE, WRONG)),
     "explain method": ("method", lambda: genretree.explain(BUNDLE, "a.mp3", method=WRONG)),
     "explain store": ("store", lambda: genretree.explain(BUNDLE, "a.mp3", store=TEXT)),
+    "explain images": ("images", lambda: genretree.explain(BUNDLE, "a.mp3", images=WRONG)),
+    "explain image": ("each of images", lambda: genretree.explain(BUNDLE, "a.mp3", images=["a.png"])),  # type: ignore[list-item]
+    "explain image_form": ("image_form", lambda: genretree.explain(BUNDLE, "a.mp3", image_form="x")),  # type: ignore[arg-type]
+    "explain node": ("node", lambda: genretree.explain(BUNDLE, "a.mp3", node=WRONG)),
+    "explain names": ("node", lambda: genretree.explain(BUNDLE, "a.mp3", node=["Rock", WRONG])),
+    "explain against": ("against", lambda: genretree.explain(BUNDLE, "a.mp3", node="Rock", against=WRONG)),
+    "explain level": ("level", lambda: genretree.explain(BUNDLE, "a.mp3", level=[1])),  # type: ignore[arg-type]
+    "explain seed": ("seed", lambda: genretree.explain(BUNDLE, "a.mp3", seed=-3)),
+    "explain no seed": ("seed", lambda: genretree.explain(BUNDLE, "a.mp3", seed=None)),  # type: ignore[arg-type]
+    "explain masks": ("masks", lambda: genretree.explain(BUNDLE, "a.mp3", masks=-1)),
+    "explain masks text": ("masks", lambda: genretree.explain(BUNDLE, "a.mp3", masks="9")),  # type: ignore[arg-type]
+    "explain neighbours": ("neighbours", lambda: genretree.explain(BUNDLE, "a.mp3", neighbours=0)),
+    "read_manifest group": ("group", lambda: genretree.read_manifest("music", group=["artist"])),  # type: ignore[arg-type]
     "read_manifest source": ("source", lambda: genretree.read_manifest(WRONG)),
     "read_manifest tree": ("tree", lambda: genretree.read_manifest("music", tree=TEXT)),
     "read_manifest levels": ("levels", lambda: genretree.read_manifest("music", levels="level_1")),
@@ -54,6 +82,8 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "prepare no features": ("features", lambda: genretree.prepare(MANIFEST, "store", features=None)),  # type: ignore[arg-type]
     "prepare workers": ("workers", lambda: genretree.prepare(MANIFEST, "store", workers=0)),
     "prepare seed": ("seed", lambda: genretree.prepare(MANIFEST, "store", seed=TEXT)),
+    "prepare negative seed": ("seed", lambda: genretree.prepare(MANIFEST, "store", seed=-1)),
+    "prepare large seed": ("seed", lambda: genretree.prepare(MANIFEST, "store", seed=2**32)),
     "train store": ("store", lambda: genretree.train(TEXT, "cnn", "bundle")),
     "train family": ("family", lambda: genretree.train(STORE, WRONG, "bundle")),
     "train out": ("out", lambda: genretree.train(STORE, "cnn", WRONG)),
@@ -63,11 +93,22 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "train callbacks": ("callbacks", lambda: genretree.train(STORE, "cnn", "bundle", callbacks=WRONG)),
     "evaluate bundle": ("bundle", lambda: genretree.evaluate(TEXT, STORE)),
     "evaluate store": ("store", lambda: genretree.evaluate(BUNDLE, TEXT)),
+    "evaluate part": ("part", lambda: genretree.evaluate(BUNDLE, STORE, part=[])),  # type: ignore[arg-type]
+    "evaluate part name": (
+        r"got 'tset'; did you mean 'test'\?",
+        lambda: genretree.evaluate(BUNDLE, STORE, part="tset"),
+    ),
+    "evaluate split": ("split", lambda: genretree.evaluate(BUNDLE, STORE, split=WRONG)),
+    "evaluate seed": ("seed", lambda: genretree.evaluate(BUNDLE, STORE, seed=TEXT)),
     "pull": ("name", lambda: genretree.pull(WRONG)),
     "pull to": ("to", lambda: genretree.pull("user/name", to=WRONG)),
     "push folder": ("folder", lambda: genretree.push(WRONG, "user/name")),
     "push name": ("name", lambda: genretree.push("bundle", WRONG)),
     "Store": ("folder", lambda: Store(WRONG)),
+    "Store rows": ("part must be one of train, validation, test, all, got 'tset'", lambda: STORE.rows("tset")),
+    "Store rows type": ("part", lambda: STORE.rows(WRONG)),
+    "Store rows split": ("split", lambda: STORE.rows("test", TEXT)),
+    "Store split": ("name", lambda: STORE.split(WRONG)),
     "Classifier": ("bundle", lambda: Classifier.from_bundle(WRONG)),
     "Classifier predict": ("inputs", lambda: CLASSIFIER.predict(WRONG)),
     "Classifier predict no file": ("inputs is empty", lambda: CLASSIFIER.predict("")),
@@ -86,23 +127,34 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "Dataset record": ("record 0", lambda: Dataset.from_records([WRONG])),
     "Dataset genre": ("genre", lambda: Dataset.from_records(RECORDS, genre=WRONG)),
     "Dataset no genre": ("genre is empty", lambda: Dataset.from_records(RECORDS, genre=[])),
+    "Dataset group": ("group", lambda: Dataset.from_records(RECORDS, group=["artist"])),  # type: ignore[arg-type]
     "Dataset audio": ("audio", lambda: Dataset.from_records(RECORDS, audio=WRONG)),
     "Dataset root": ("root", lambda: Dataset.from_records(RECORDS, root=WRONG)),
     "Dataset mirdata genre": ("genre", lambda: Dataset.from_mirdata(MIRDATA, genre=WRONG)),
+    "Dataset mirdata group": ("group", lambda: Dataset.from_mirdata(MIRDATA, group=WRONG)),
     "Dataset mirdata label": ("genre of track 1", lambda: Dataset.from_mirdata(MIRDATA, genre=lambda _: 3)),  # type: ignore[arg-type,return-value]
     "Dataset dataframe": ("df", lambda: Dataset.from_dataframe(WRONG)),
-    "Dataset folder": ("source", lambda: Dataset.from_folder(WRONG)),
-    "Dataset csv": ("source", lambda: Dataset.from_csv(WRONG)),
+    "Dataset folder": ("folder", lambda: Dataset.from_folder(WRONG)),
+    "Dataset csv": ("path", lambda: Dataset.from_csv(WRONG)),
     "Dataset mirdata": ("dataset", lambda: Dataset.from_mirdata(WRONG)),
     "Taxonomy paths": ("paths", lambda: Taxonomy.from_paths(WRONG)),
     "Taxonomy path": ("a path", lambda: Taxonomy.from_paths([WRONG])),
     "Taxonomy leaf": ("genre", lambda: Taxonomy.from_nested(["Rock", "Jazz"]).find_leaf(WRONG)),
+    "Taxonomy level": ("level", lambda: MANIFEST.taxonomy.nodes(WRONG)),
+    "Taxonomy level name": ("level must be one of level_1, got 'level_2'", lambda: MANIFEST.taxonomy.nodes("level_2")),
+    "Taxonomy labels": ("level", lambda: MANIFEST.taxonomy.labels(None)),  # type: ignore[arg-type]
     "Taxonomy yaml": ("path", lambda: Taxonomy.from_yaml(WRONG)),
     "Taxonomy load": ("name_or_path", lambda: Taxonomy.load(WRONG)),
     "GenreClassifier X": ("X", lambda: GenreClassifier().fit(WRONG, ["Rock"])),
+    "GenreClassifier frame": ("X must be a list of paths", lambda: GenreClassifier().fit(frame(), ["Rock"])),
+    "GenreClassifier array": (r"of shape \(1, 1\)", lambda: GenreClassifier().fit(np.array([["a.mp3"]]), ["Rock"])),  # type: ignore[arg-type]
+    "GenreClassifier memory": ("memory", lambda: GenreClassifier(memory=WRONG).fit(["a.mp3"], ["Rock"])),
     "GenreClassifier y": ("y", lambda: GenreClassifier().fit(["a.mp3"], WRONG)),
-    "GenreClassifier label": ("y", lambda: GenreClassifier().fit(["a.mp3"], [WRONG])),
+    "GenreClassifier label": ("y", lambda: GenreClassifier().fit(["a.mp3"], [None])),  # type: ignore[list-item]
     "GenreClassifier groups": ("groups", lambda: GenreClassifier().fit(["a.mp3"], ["Rock"], WRONG)),
+    "GenreClassifier seed": ("random_state", lambda: GenreClassifier(random_state=-1).fit(["a.mp3"], ["Rock"])),
+    "GenreClassifier score": ("X has 2 files and y has 1", lambda: fitted().score(["a.mp3", "b.mp3"], ["Rock"])),
+    "GenreClassifier weight": ("sample_weight", lambda: fitted().score(["a.mp3"], ["Rock"], [TEXT])),
     "ImageSettings value": ("'size'.*32", lambda: genretree.ImageSettings(size=3)),
     "ImageSettings name": ("unknown setting", lambda: genretree.ImageSettings(sise=64)),  # type: ignore[call-arg]
     "ImageSettings": ("settings", lambda: genretree.ImageSettings.build(WRONG)),

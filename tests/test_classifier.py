@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import soundfile as sf
 import genretree
 from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError, SoundError
 from genretree.corpus.store import Store
+from genretree.errors import CorpusError, TaxonomyError
 from genretree.settings import SAMPLE_RATE
 from small_corpus import SETTINGS, TREE, synthesise
 
@@ -208,6 +210,58 @@ def test_a_data_set_of_mirdata() -> None:
     assert data.tracks[0].group == "artist:A"
 
 
+def test_tracks_of_mirdata_that_lack_something() -> None:
+    tracks = {
+        "1": SimpleNamespace(audio_path="/a.wav", genre="blues"),
+        "2": SimpleNamespace(audio_path="/b.wav", genre=["rock", "punk"]),
+        "3": SimpleNamespace(genre="rock"),
+        "4": SimpleNamespace(audio_path=None, genre="rock"),
+        "5": SimpleNamespace(audio_path="/e.wav", genre=None),
+        "6": SimpleNamespace(audio_path="/f.wav", genre="blues", album="A"),
+    }
+    mirdata = SimpleNamespace(load_tracks=lambda: tracks)
+    with pytest.raises(CorpusError, match=r"no track has the attribute 'artist'.*`group=None`"):
+        Dataset.from_mirdata(mirdata)
+    with pytest.raises(CorpusError, match=r"no track has the attribute 'style'$"):
+        Dataset.from_mirdata(mirdata, genre="style")
+    with pytest.raises(CorpusError, match=r"^track 1: cannot read its group \(ZeroDivisionError: "):
+        Dataset.from_mirdata(mirdata, group=lambda track: str(1 / 0))
+    with pytest.raises(CorpusError, match=r"^track 1: cannot read its genre \(AttributeError: "):
+        Dataset.from_mirdata(mirdata, genre=lambda track: track.style)
+    with pytest.raises(CorpusError, match="no track can be used; the first problem: track 4: has no audio file"):
+        Dataset.from_mirdata(SimpleNamespace(load_tracks=lambda: {"4": tracks["4"]}), group=None)
+    data = Dataset.from_mirdata(mirdata, group=None)
+    assert repr(data) == "Dataset(3 tracks, 2 genres, grouped by track, 3 rejected)"
+    assert data.taxonomy.leaves == (("blues",), ("rock", "punk"))
+    assert [failure.message for failure in data.rejected] == [
+        "track 3: has no audio file",
+        "track 4: has no audio file",
+        "track 5: has no genre",
+    ]
+    by_album = Dataset.from_mirdata(mirdata, group="album")
+    assert [track.group for track in by_album.tracks] == ["track:/a.wav", "track:/b.wav", "album:A"]
+
+
+def test_a_genre_as_a_sequence_of_names() -> None:
+    for names in (["Rock", "Punk"], ("Rock", "Punk"), np.array(["Rock", "Punk"]), deque(["Rock", "Punk"])):
+        data = Dataset.from_records([{"path": "a.mp3", "genre": names}, {"path": "b.mp3", "genre": np.array("Jazz")}])
+        assert data.taxonomy.leaves == (("Jazz",), ("Rock", "Punk"))
+    for name in ("Hip/Hop", "Hip > Hop"):
+        with pytest.raises(TaxonomyError, match=f"'genre' of record 0: the genre name '{name}' contains"):
+            Dataset.from_records([{"path": "a.mp3", "genre": [name, "Rap"]}, {"path": "b.mp3", "genre": "Jazz"}])
+        with pytest.raises(TaxonomyError, match=f"the genre name '{name}' contains"):
+            GenreClassifier().fit(["a.mp3", "b.mp3"], [(name, "Rap"), "Jazz"])
+    for wrong in ({"Rock": 1}, {"Rock"}, b"Rock", ["Rock", None]):
+        with pytest.raises(ArgumentError, match="'genre' of record 0"):
+            Dataset.from_records([{"path": "a.mp3", "genre": wrong}, {"path": "b.mp3", "genre": "Jazz"}])
+
+
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "song.mp3").write_bytes(b"\xff\xfb")
+    with pytest.raises(CorpusError, match=r"song\.mp3: is not a folder; use Dataset\.from_csv"):
+        Dataset.from_folder(tmp_path / "song.mp3")
+
+
 def test_training_from_dicts_with_a_custom_tree(corpus: Path, tmp_path: Path) -> None:
     records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise")]
     data = Dataset.from_records(records, taxonomy={"Tone": ["Drone"], "No_tone": ["Noise"]})
@@ -268,6 +322,92 @@ def test_predictions_are_spelled_as_the_labels_and_classes_are_sorted(corpus: Pa
     probabilities = estimator.predict_proba(paths)
     assert log_loss(labels, probabilities, labels=estimator.classes_) < 0.7
     assert estimator.predict([]).dtype == estimator.classes_.dtype
+
+
+@pytest.fixture(scope="module")
+def three_genres(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Paths, integer labels and artists of three genres, and an estimator that computes their images once."""
+    records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise", "Fast_beat")]
+    estimator = GenreClassifier(
+        settings=_BOOSTING,
+        slice_seconds=2.0,
+        size=64,
+        memory=tmp_path_factory.mktemp("estimator") / "cache",
+        workers=1,
+        random_state=2,
+    )
+    return SimpleNamespace(
+        X=[row["path"] for row in records],
+        y=np.array([{"Drone": 10, "Noise": 2, "Fast_beat": -1}[row["genre"]] for row in records]),
+        names=[row["genre"] for row in records],
+        groups=[row["artist"] for row in records],
+        estimator=estimator,
+    )
+
+
+def test_integer_labels(three_genres: SimpleNamespace) -> None:
+    X, y, estimator = three_genres.X, three_genres.y, three_genres.estimator
+    estimator.fit(X, y, groups=three_genres.groups)
+    assert estimator.classes_.tolist() == [-1, 2, 10] and estimator.classes_.dtype == y.dtype
+    predicted = estimator.predict(X)
+    assert predicted.dtype == y.dtype and estimator.predict([]).dtype == y.dtype
+    assert estimator.score(X, y) == np.mean(predicted == y) > 0.5
+    assert (estimator.classes_[estimator.predict_proba(X).argmax(axis=1)] == predicted).all()
+    assert set(estimator.model_.taxonomy.leaves) == {("-1",), ("2",), ("10",)}
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float64, np.uint8, object])
+def test_other_labels_that_are_not_text(three_genres: SimpleNamespace, dtype: type) -> None:
+    y = (three_genres.y == 2).astype(dtype)
+    estimator = three_genres.estimator.fit(three_genres.X, y, groups=three_genres.groups)
+    assert estimator.classes_.tolist() == [0, 1] and estimator.classes_.dtype == dtype
+    assert estimator.predict(three_genres.X[:2]).dtype == dtype
+    assert estimator.score(three_genres.X, y) > 0.5
+
+
+def test_estimators_of_scikit_learn_that_encode_labels(three_genres: SimpleNamespace) -> None:
+    from sklearn.ensemble import StackingClassifier, VotingClassifier
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    X, names, estimator = three_genres.X, np.array(three_genres.names), three_genres.estimator
+    folds = {"groups": three_genres.groups, "cv": GroupKFold(2)}
+    probabilities = cross_val_predict(estimator, X, names, method="predict_proba", **folds)
+    labels = cross_val_predict(estimator, X, names, **folds)  # fits with names
+    assert len(set(labels)) > 1 and (np.unique(names)[probabilities.argmax(axis=1)] == labels).all()
+    voting = VotingClassifier([("a", estimator), ("b", estimator)], voting="soft").fit(X, names)
+    assert (voting.predict(X) == estimator.fit(X, names).predict(X)).all()
+    stacking = StackingClassifier([("a", estimator)], cv=2).fit(X, names)
+    assert set(stacking.predict(X)) <= set(names)
+
+
+def test_files_without_a_group_are_not_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    manifests: list[genretree.Manifest] = []
+
+    def stop(manifest: genretree.Manifest, *_: Any, **__: Any) -> None:
+        manifests.append(manifest)
+        raise InterruptedError
+
+    monkeypatch.setattr("genretree.estimator.prepare", stop)
+    groups = ["A", None, None, float("nan"), np.nan, "", pd.NA, "A", 7]
+    files = [f"{number}.mp3" for number in range(len(groups))]
+    with pytest.raises(InterruptedError):
+        GenreClassifier().fit(files, ["Rock", *["Jazz"] * 8], groups=groups)
+    found = [track.group for track in manifests[0].tracks]
+    assert found[0] == found[7] == "artist:A" and found[8] == "artist:7"
+    assert len(set(found)) == 8 and all(group.startswith("track:") for group in found[1:7])
+
+
+def test_numbers_in_place_of_names() -> None:
+    tree = {"Tone": ["Drone"], "No_tone": ["Noise"]}
+    with pytest.raises(ArgumentError, match="y has numbers, such as 0, which are not genres of `taxonomy`"):
+        GenreClassifier(taxonomy=tree).fit(["a.mp3", "b.mp3"], [0, 1])
+    with pytest.raises(ArgumentError, match="both text and numbers"):
+        GenreClassifier().fit(["a.mp3", "b.mp3"], ["Rock", 1])
+    for wrong in (0.5, float("nan"), None, b"Rock"):
+        with pytest.raises(ArgumentError, match="each of y must be the name or path of a genre, or an integer"):
+            GenreClassifier().fit(["a.mp3", "b.mp3"], [wrong, wrong])  # type: ignore[list-item]
 
 
 def test_the_estimator_refuses_wrong_arguments_and_files(tmp_path: Path) -> None:

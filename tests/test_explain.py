@@ -183,6 +183,23 @@ def test_resampling_to_rows_and_parts_preserves_sums() -> None:
 # -- targets -------------------------------------------------------------------------------------------------------
 
 
+def test_a_node_is_found_by_its_name_or_path() -> None:
+    for name in (
+        "slow beat",
+        "Beat/Slow_beat",
+        "Busy > Beat > slow-beat",
+        ("Slow_beat",),
+        ["Busy", "Beat", "Slow beat"],
+    ):
+        level, index = find_node(TREE, name)
+        assert TREE.nodes(level)[index] == ("Busy", "Beat", "Slow_beat")
+    tree = Taxonomy.from_nested({"Calm": ["Noise"], "Busy": ["Noise"]})
+    assert find_node(tree, ("Busy", "Noise")) == find_node(tree, "Busy > Noise")
+    for path in (("Calm", "Beat"), ()):
+        with pytest.raises(TaxonomyError, match=f"'{' > '.join(path)}' is not a node of the tree"):
+            find_node(TREE, path)
+
+
 def test_node_is_contrasted_with_its_siblings() -> None:
     level, index = find_node(TREE, "slow beat")
     assert TREE.nodes(level)[index] == ("Busy", "Beat", "Slow_beat")
@@ -428,6 +445,8 @@ def test_node_off_the_path_has_its_own_timeline_and_clips(
     other = "Calm" if path[0] == "Busy" else "Busy"
     explanation = explain(bundles["boosting"], song, node=other)
     assert explanation.line.node == (other,)
+    of_path = explain(bundles["boosting"], song, node=path, against=[other])
+    assert (of_path.reasons[0].target.node, of_path.reasons[0].target.against) == (path, ((other,),))
     assert [line.node for line in explanation.timelines[:-1]] == [path[:depth] for depth in range(1, len(path) + 1)]
     clips, out = tmp_path / "clips", tmp_path / "out"
     save_explanation(explain(bundles["boosting"], song), out, song, clips)

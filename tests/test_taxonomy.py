@@ -57,6 +57,17 @@ def test_ccmusic_has_the_published_names_in_the_published_order(tree: Taxonomy) 
     assert list(tree.labels(2)) == LEVEL_3
 
 
+def test_a_level_is_found_by_its_index_or_name(tree: Taxonomy) -> None:
+    for index, name in enumerate(tree.levels):
+        assert tree.nodes(name) == tree.nodes(index) == tree.nodes(np.int64(index)) == tree.nodes(index - tree.depth)
+        assert tree.labels(name) == tree.labels(index)
+    for level in (3, -4, 1.0, True, None):
+        with pytest.raises(ArgumentError, match=r"^level must be"):
+            tree.nodes(level)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=f"^level must be one of {', '.join(tree.levels)}, got 'genre'$"):
+        tree.nodes("genre")
+
+
 def test_a_short_leaf_stands_for_itself_at_deeper_levels(tree: Taxonomy) -> None:
     opera = tree.find_leaf("Opera")
     assert tree.leaves[opera] == ("Classic", "Opera")

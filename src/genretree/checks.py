@@ -55,12 +55,14 @@ def require_text(name: str, value: object) -> None:
         raise ArgumentError(f"{name} must be text, got {type(value).__name__}")
 
 
-def require_integer(name: str, value: object, minimum: int = 1) -> None:
-    """Refuse what is not a whole number, or is too small. Raises ArgumentError."""
+def require_integer(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> None:
+    """Refuse what is not a whole number, or is too small or too large. Raises ArgumentError."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ArgumentError(f"{name} must be an integer, got {value!r}")
     if int(value) < minimum:
         raise ArgumentError(f"{name} must be at least {minimum}, got {value}")
+    if maximum is not None and int(value) > maximum:
+        raise ArgumentError(f"{name} must be at most {maximum}, got {value}")
 
 
 def require_number(name: str, value: object) -> None:
@@ -76,6 +78,23 @@ def require_names(name: str, value: Any) -> list[str]:
     for each in names:
         require_text(f"each of {name}", each)
     return names
+
+
+def require_name_or_path(name: str, value: Any) -> str | tuple[str, ...]:
+    """Convert a node's name, or the names of its path, to text or a tuple. Raises ArgumentError for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise ArgumentError(f"{name} must be a name, or a sequence of names, got {type(value).__name__}")
+    return tuple(require_names(name, value))
+
+
+def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse what is not one of several names; the message suggests the closest. Raises ArgumentError."""
+    require_text(name, value)
+    options = list(choices)
+    if value not in options:
+        raise ArgumentError(f"{name} must be one of {', '.join(options)}, got '{value}'{_did_you_mean(value, options)}")
 
 
 def require_iterable(name: str, value: Any, of: str) -> None:
@@ -96,5 +115,9 @@ def suggest(name: str, options: Iterable[str]) -> str:
     'choose from: cnn, ast'
     """
     names = list(options)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
+    return _did_you_mean(name, names).removeprefix("; ") or f"choose from: {', '.join(names)}"
+
+
+def _did_you_mean(name: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, options, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

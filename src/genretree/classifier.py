@@ -409,6 +409,7 @@ def load(
     """
     if not isinstance(source, str | os.PathLike):
         raise ArgumentError(f"source must be a path or a name on the Hub, got {type(source).__name__}")
+    require_path("source", source)  # not empty
     return Classifier.from_bundle(load_bundle(source, runtime, precision, download=download))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from genretree.checks import require_iterable, require_names, require_path
+from genretree.checks import require_choice, require_integer, require_iterable, require_names, require_path
 from genretree.errors import TaxonomyError
 from genretree.files import is_encodable, is_unsafe, printable
 
@@ -217,9 +217,27 @@ class Taxonomy:
     def _nodes(self) -> tuple[tuple[NodePath, ...], ...]:
         return tuple(tuple(dict.fromkeys(leaf[: level + 1] for leaf in self.leaves)) for level in range(self.depth))
 
-    def nodes(self, level: int) -> tuple[NodePath, ...]:
-        """Return the nodes of a level (0 is the top) in index order; leaves that end above represent themselves."""
-        return self._nodes[level]
+    def nodes(self, level: int | str) -> tuple[NodePath, ...]:
+        """Return the nodes of a level in index order; leaves that end above represent themselves.
+
+        Parameters
+        ----------
+        level : int or str
+            Index of the level, 0 for the top, or its name, one of `levels`.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such level.
+        """
+        return self._nodes[self._find_level(level)]
+
+    def _find_level(self, level: int | str) -> int:
+        if isinstance(level, str):
+            require_choice("level", level, self.levels)
+            return self.levels.index(level)
+        require_integer("level", level, -self.depth, self.depth - 1)  # negative levels count from the deepest
+        return level
 
     @cached_property
     def ancestors(self) -> NDArray[np.int64]:
@@ -243,9 +261,12 @@ class Taxonomy:
             )
         return tuple(labels)
 
-    def labels(self, level: int) -> tuple[str, ...]:
-        """Return the names of a level's nodes in index order; a name in two branches is replaced by its path."""
-        return self._labels[level]
+    def labels(self, level: int | str) -> tuple[str, ...]:
+        """Return the names of a level's nodes in index order; a name in two branches is replaced by its path.
+
+        `level` is an index or a name, as for `nodes`.
+        """
+        return self._labels[self._find_level(level)]
 
     def find_leaf(self, genre: str | Sequence[str]) -> int:
         """Return the index of a leaf from its name or path.
@@ -470,6 +491,20 @@ def split_path(text: str) -> NodePath:
     return tuple(part.strip() for part in _SEPARATOR.split(text) if part.strip())
 
 
+def join_names(names: Iterable[str]) -> str:
+    """Join the names of a path to a text that `split_path` parses to the same names.
+
+    Raises
+    ------
+    TaxonomyError
+        If a name contains `/` or `>`.
+    """
+    names = list(names)
+    for name in names:
+        _check_separators(name)
+    return "/".join(names)
+
+
 def same_name(one: Sequence[str], other: Sequence[str]) -> bool:
     """Return whether two paths are equal up to letter case and space, hyphen or underscore."""
     return _fold_path(one) == _fold_path(other)
@@ -487,6 +522,10 @@ def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name.strip():
         raise TaxonomyError(f"{name!r} is not a genre name; quote it in the YAML file if it is meant as text")
     _check_text(name)
+    _check_separators(name)
+
+
+def _check_separators(name: str) -> None:
     if "/" in name or ">" in name:
         raise TaxonomyError(f"the genre name '{name}' contains '/' or '>', which separate the levels of a path")
 

@@ -76,6 +76,7 @@ def test_the_seed_decides() -> None:
     assert fold_groups(leaves, groups, seed=3)[0].parts != fold_groups(leaves, groups, seed=4)[0].parts
     assert split_slices(leaves, seed=3) == split_slices(leaves, seed=3)
     assert split_slices(leaves, seed=3).parts != split_slices(leaves, seed=4).parts
+    assert split_groups(leaves, groups, seed=2**32 - 1).seed == 2**32 - 1  # the largest of scikit-learn
     assert (split_slices(leaves, seed=3).seed, split_groups(leaves, groups, seed=3).seed) == (3, 3)
 
 

@@ -328,6 +328,14 @@ def test_a_pickle_is_refused_before_it_is_fetched(hub: StandIn, bundle: Bundle, 
     assert not list((tmp_path / "cache").rglob("bundle.json"))
 
 
+@pytest.mark.parametrize("place", ["hf://", "hf://a/b@", "hf://a"])
+def test_a_wrong_name_is_shown_with_its_slashes(place: str) -> None:
+    for each in (place, Path(place)):
+        with pytest.raises(HubError) as error:
+            genretree.load(each)
+        assert str(error.value).startswith(f"'{place}' is not a name on the Hub")
+
+
 def test_what_was_changed_on_the_way_is_refused_and_not_kept(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
     push(bundle.folder, "alice/rock")
     upload(hub, "alice/rock", projection__safetensors=b"not the weights")

@@ -289,7 +289,8 @@ def load_bundle(
     """
     from genretree.models.runtime.backends import choose_runtime, use_runtime
 
-    folder = find_bundle(require_path("folder", folder), download)
+    path = require_path("folder", folder)
+    folder = find_bundle(folder if isinstance(folder, str) else path, download)  # a path loses a slash of `hf://`
     content = read_description(folder)
     check_files(folder, content["files"])
     exports = {form for form in EXPORT_FORMATS if any(Path(name).parts[0] == form for name in content["files"])}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unicodedata import normalize
 
-from genretree.checks import require_integer, require_names, require_path, require_type
+from genretree.checks import require_integer, require_names, require_path, require_text, require_type
 from genretree.corpus.csv_table import CsvTable, find_level_columns
 from genretree.corpus.file_tags import read_tags
 from genretree.corpus.multiple_genres import GenreCells, MultipleGenres
@@ -170,6 +170,8 @@ def read_manifest(
         levels = require_names("levels", levels)
     if depth is not None:
         require_integer("depth", depth)
+    if group is not None:
+        require_text("group", group)
     if not source.exists():
         raise CorpusError(f"{source}: no such folder or CSV file")
     walk = SoundWalk()

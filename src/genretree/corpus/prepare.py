@@ -24,7 +24,7 @@ import numpy as np
 
 from genretree.checks import require_integer, require_names, require_path, require_type
 from genretree.corpus.manifest import Failure, Manifest, Track
-from genretree.corpus.splits import split_groups
+from genretree.corpus.splits import MAX_SEED, split_groups
 from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
@@ -137,7 +137,7 @@ def prepare(
     features = require_names("features", features)
     if workers is not None:
         require_integer("workers", workers)
-    require_integer("seed", seed, -(2**63))
+    require_integer("seed", seed, 0, MAX_SEED)
     requested = requested_features(features)
     metadata = StoreMetadata(
         source=str(manifest.source),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from genretree.errors import CorpusError
 from genretree.files import write_text
 
+MAX_SEED = 2**32 - 1  # of scikit-learn
 PARTS = ("train", "validation", "test")
 Protocol = Literal["group", "slice", "recovered"]
 RECOVERED = "recovered track"  # `group_by` of a store whose groups were inferred from its images
@@ -227,7 +228,7 @@ def split_groups(
     held_out = _hold_out(leaves, groups, np.flatnonzero(movable), test * len(leaves), seed)
     parts[held_out] = "test"
     rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
-    held_out = _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)
+    held_out = _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), (seed + 1) % (MAX_SEED + 1))
     parts[held_out] = "validation"
     return Split(name=name, protocol="group", seed=seed, parts=tuple(parts.tolist()))
 
@@ -255,7 +256,9 @@ def fold_groups(
     for fold in range(folds):
         parts = np.where(test_fold == fold, "test", "train").astype(object)
         rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
-        parts[_hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)] = "validation"
+        parts[
+            _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), (seed + 1) % (MAX_SEED + 1))
+        ] = "validation"
         splits.append(
             Split(
                 name=f"{name}-{fold}", protocol="group", seed=seed, parts=tuple(parts.tolist()), fold=fold, folds=folds

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genretree.arrays import Array, Float64Array, Int64Array, UInt8Array
-from genretree.checks import require_path
+from genretree.checks import require_choice, require_path, require_text, require_type
 from genretree.corpus.manifest import Failure
-from genretree.corpus.splits import Split, join_groups
+from genretree.corpus.splits import PARTS, Split, join_groups
 from genretree.errors import CorpusError
 from genretree.files import atomic_path, write_text
 from genretree.settings import MODALITIES, ImageSettings, Modality
@@ -199,6 +199,7 @@ class Store:
 
     def split(self, name: str = "default") -> Split:
         """Load one of the store's splits."""
+        require_text("name", name)
         split = self._unsaved_splits.get(name) or Split.load(self.folder / "splits", name)
         expected = self.n_slices if split.protocol == "slice" else self.n_tracks
         if len(split.parts) != expected:
@@ -217,6 +218,9 @@ class Store:
 
     def rows(self, part: str = "all", split: Split | None = None) -> Int64Array:
         """Return the indices of the slices in a part (`train`, `validation`, `test`, `all`), without silent ones."""
+        require_choice("part", part, (*PARTS, "all"))
+        if split is not None:
+            require_type("split", split, Split, "use Store.split")
         audible = ~self.silent
         if part == "all":
             return np.flatnonzero(audible)

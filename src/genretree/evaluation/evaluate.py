@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from genretree.arrays import Float64Array, Int64Array
 from genretree.bundle.bundle import Bundle
-from genretree.checks import require_type
-from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
+from genretree.checks import require_choice, require_integer, require_text, require_type
+from genretree.corpus.splits import PARTS, PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.metrics.calibration import UNITS, Unit
@@ -208,6 +208,8 @@ def evaluate(
 
     Raises
     ------
+    ArgumentError
+        If an argument is of the wrong type or out of range.
     CorpusError
         If the store has other image settings or genres that the bundle lacks, or the part is empty.
 
@@ -225,6 +227,10 @@ def evaluate(
     """
     require_type("bundle", bundle, Bundle, "use genretree.load")
     require_type("store", store, Store, "use genretree.Store")
+    require_choice("part", part, (*PARTS, "all"))
+    if split is not None:
+        require_text("split", split)
+    require_integer("seed", seed, minimum=0)
     check_images(bundle, store)
     same_store = bundle.training.get("store", {}).get("digest") == store.metadata.digest
     split_name = split or (bundle.training["split"]["name"] if same_store else "default")

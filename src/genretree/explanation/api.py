@@ -7,14 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genretree.arrays import Float32Array
 from genretree.bundle.bundle import Bundle
-from genretree.checks import require_path, require_type
+from genretree.checks import (
+    require_choice,
+    require_integer,
+    require_iterable,
+    require_name_or_path,
+    require_path,
+    require_type,
+)
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
 from genretree.errors import SettingsError
@@ -45,7 +52,7 @@ from genretree.models.families.tagger.model import TaggerModel
 from genretree.models.pretrained.sources import MN04
 from genretree.prediction.predict import SliceScores, as_prediction, tag_slices
 from genretree.sound.images import ImageForm
-from genretree.taxonomy import NodePath, display_name
+from genretree.taxonomy import NodePath, display_name, format_path
 
 _PASSAGES = 2
 
@@ -57,8 +64,8 @@ def explain(
     store: Store | None = None,
     images: Sequence[ImageSet] = (),
     image_form: ImageForm = "auto",
-    node: str | None = None,
-    against: str | None = None,
+    node: str | Sequence[str] | None = None,
+    against: str | Sequence[str] | None = None,
     method: str | None = None,
     level: int | str | None = None,
     masks: int = 0,
@@ -85,9 +92,10 @@ def explain(
         `file`, which is ignored.
     image_form : {"auto", "drawn", "grey", "raw"}, default "auto"
         How `images` encode their values; see `genretree.sound.images.read_image`.
-    node : str, optional
-        Name or path of the node to explain. By default, each node of the predicted path.
-    against : str, optional
+    node : str or sequence of str, optional
+        Name or path of the node to explain, such as `Rock`, `Rock > Punk` or `("Rock", "Punk")`. By default, each node
+        of the predicted path.
+    against : str or sequence of str, optional
         Name or path of the node to contrast with. By default, the siblings of `node`.
     method : {"occlusion", "gradcam", "integrated-gradients", "rollout"}, optional
         By default occlusion, which supports every family. gradcam supports cnn and efficientnet-b0, rollout supports
@@ -115,6 +123,8 @@ def explain(
 
     Raises
     ------
+    ArgumentError
+        If an argument is of the wrong type or out of range.
     SoundError, ImageError
         If the file or an image cannot be read, is silent, or is too short.
     TaxonomyError
@@ -142,10 +152,25 @@ def explain(
     1
     """
     require_type("bundle", bundle, Bundle, "use genretree.load")
+    require_iterable("images", images, "ImageSets")
+    images = list(images)
+    for image_set in images:
+        require_type("each of images", image_set, ImageSet, "use genretree.prediction.from_images.find_image_sets")
     if not images:
         file = require_path("file", file)
     if store is not None:
         require_type("store", store, Store, "use genretree.Store")
+    require_choice("image_form", image_form, get_args(ImageForm))
+    require_integer("masks", masks, minimum=0)
+    require_integer("seed", seed, minimum=0)
+    if neighbours is not None:
+        require_integer("neighbours", neighbours)
+    if node is not None:
+        node = require_name_or_path("node", node)
+    if against is not None:
+        against = require_name_or_path("against", against)
+    if level is not None and not isinstance(level, str):
+        require_integer("level", level)
     check_question(bundle, node, against, method, level, masks)  # before decoding
     check_index(bundle, neighbours)
     start = time.monotonic()
@@ -177,8 +202,8 @@ def explain_slices(
     bundle: Bundle,
     track_slices: TrackSlices,
     *,
-    node: str | None = None,
-    against: str | None = None,
+    node: str | Sequence[str] | None = None,
+    against: str | Sequence[str] | None = None,
     method: str | None = None,
     level: int | str | None = None,
     masks: int = 0,
@@ -287,8 +312,8 @@ def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:
 
 def check_question(
     bundle: Bundle,
-    node: str | None = None,
-    against: str | None = None,
+    node: str | Sequence[str] | None = None,
+    against: str | Sequence[str] | None = None,
     method: str | None = None,
     level: int | str | None = None,
     masks: int = 0,
@@ -307,25 +332,32 @@ def check_question(
     return method_name, _find_targets(bundle, node, against, level)
 
 
-def _find_targets(bundle: Bundle, node: str | None, against: str | None, level: int | str | None) -> list[Target]:
+def _find_targets(
+    bundle: Bundle, node: str | Sequence[str] | None, against: str | Sequence[str] | None, level: int | str | None
+) -> list[Target]:
     if level is not None:
         _find_level(bundle, level)
         if node is not None:
-            raise SettingsError(f"got node '{node}' and level '{level}'; give a node or a level, not both")
+            raise SettingsError(f"got node '{_show_node(node)}' and level '{level}'; give a node or a level, not both")
     if node is None:
         if against is not None and level is None:
             raise SettingsError(
-                f"`against` is '{against}', but there is no node to contrast it with; give `node` or `level`"
+                f"`against` is '{_show_node(against)}', but there is no node to contrast it with; "
+                "give `node` or `level`"
             )
         return []
     return [make_target(bundle.taxonomy, *find_node(bundle.taxonomy, node), against)]
+
+
+def _show_node(node: str | Sequence[str]) -> str:
+    return node if isinstance(node, str) else format_path(node)
 
 
 def _find_level(bundle: Bundle, level: int | str) -> int:
     names = bundle.taxonomy.levels
     if level in names:
         return names.index(str(level))
-    if str(level).isdigit() and 1 <= int(level) <= len(names):
+    if str(level).isdecimal() and 1 <= int(level) <= len(names):
         return int(level) - 1
     raise SettingsError(f"no level '{level}'; use one of: {', '.join(names)} (or 1 to {len(names)})")
 

@@ -53,15 +53,22 @@ class Target:
         return odds
 
 
-def find_node(taxonomy: Taxonomy, name: str) -> tuple[int, int]:
+def find_node(taxonomy: Taxonomy, name: str | Sequence[str]) -> tuple[int, int]:
     """Find a node at any level by its name or path, and return its level and index.
+
+    Parameters
+    ----------
+    taxonomy : Taxonomy
+    name : str or sequence of str
+        `"Rock"`, `"Non_classic > Rock"`, `"Non_classic/Rock"` or `("Non_classic", "Rock")`.
 
     Raises
     ------
     TaxonomyError
         If no node matches (the message suggests the closest name), or more than one.
     """
-    parts = tuple(_fold(part) for part in split_path(name))
+    parts = tuple(_fold(part) for part in (split_path(name) if isinstance(name, str) else name))
+    shown = name if isinstance(name, str) else format_path(name)
     matches = [
         (level, index)
         for level in range(taxonomy.depth)
@@ -75,14 +82,14 @@ def find_node(taxonomy: Taxonomy, name: str) -> tuple[int, int]:
         return matches[0]
     if matches:
         options = ", ".join(f"'{format_path(taxonomy.nodes(level)[index])}'" for level, index in matches)
-        raise TaxonomyError(f"'{name}' matches more than one node: {options}; give the path")
+        raise TaxonomyError(f"'{shown}' matches more than one node: {options}; give the path")
     names = {_fold(part): part for leaf in taxonomy.leaves for part in leaf}
     close = difflib.get_close_matches(parts[-1] if parts else "", names, n=1)
     hint = f"did you mean '{names[close[0]]}'?" if close else f"its nodes are: {', '.join(names.values())}"
-    raise TaxonomyError(f"'{name}' is not a node of the tree; {hint}")
+    raise TaxonomyError(f"'{shown}' is not a node of the tree; {hint}")
 
 
-def make_target(taxonomy: Taxonomy, level: int, index: int, against: str | None = None) -> Target:
+def make_target(taxonomy: Taxonomy, level: int, index: int, against: str | Sequence[str] | None = None) -> Target:
     """Contrast a node with its siblings, or with another node.
 
     A node without siblings is contrasted with all other nodes of its level.

@@ -42,7 +42,8 @@ def find_bundle(place: str | Path, download: bool = False, progress: bool = Fals
         return require_local_model(ready_model, download, progress)
     folder = Path(place)
     if has_scheme(place):
-        name: HubName | None = require_name(Path(place).as_posix())
+        text = place if isinstance(place, str) else place.as_posix()
+        name: HubName | None = parse_name(folder) or require_name(text)  # the path has no slash at its end
     else:
         name = None if folder.exists() else parse_name(folder)
     if name is None:

@@ -10,7 +10,7 @@ from genretree.errors import HubError
 
 MAIN = "main"
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
-_SCHEME = re.compile(r"^hf://?")  # as a path, `hf://user/name` has one slash
+_SCHEME = re.compile(r"^hf:(?://?|$)")  # as a path, `hf://user/name` has one slash, and `hf://` none
 _NAME = re.compile(rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<revision>{_WORD}(?:/{_WORD})*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_LENGTH = 96  # of `user/name`, the Hub's limit
@@ -61,7 +61,7 @@ def require_name(text: str, revision: str | None = None) -> HubName:
     """
     name = parse_name(text)
     if name is None:
-        raise HubError(f"'{text}' is not a name on the Hub; use user/name or user/name@revision")
+        raise HubError(f"'{_SCHEME.sub('hf://', text)}' is not a name on the Hub; use user/name or user/name@revision")
     if revision is None:
         return name
     if "@" in text:

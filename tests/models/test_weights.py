@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from plain_efficientnet import TimmB0, TorchvisionB0, randomise, without_counters
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from stand_in_hub import Repository, StandIn, stand_in
 from torch import nn
 from transformers import (
@@ -36,7 +36,7 @@ from genretree.models.families.study_networks import StochasticDepth
 from genretree.models.neural.network import GenreNetwork
 from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings
 from genretree.models.pretrained import download, sources
-from genretree.models.pretrained.backbones import save_checkpoint
+from genretree.models.pretrained.backbones import find_weights, save_checkpoint
 from genretree.models.pretrained.sources import IMAGENET, SOURCES, find_source
 from genretree.taxonomy import Taxonomy
 from genretree.training.recipes import Recipe
@@ -475,6 +475,7 @@ def test_get_downloads_hub_weights_to_the_cache(hub: StandIn, small_files: dict[
         ("some/nothing", "can't be downloaded from the Hub"),
         ("nothing", "unknown weights"),
         ("student", "are included in genretree"),
+        ("student-both", "are included in genretree"),
     ):
         done = CliRunner().invoke(main, ["weights", "get", name])
         assert done.exit_code == 1
@@ -554,3 +555,15 @@ def test_recipes_name_only_weights_that_are_known() -> None:
     for name in recipe_names():
         weights = Recipe.load(name).settings.get("weights", "none")
         assert weights == "none" or find_source(weights) is not None, name
+
+
+@pytest.mark.parametrize("name", ["student", "student-both"])
+def test_a_network_starts_from_weights_in_the_package(name: str) -> None:
+    settings = CnnSettings.build({"weights": name, "image_size": 112})
+    network = cnn.build_initial_network(TREE, settings)
+    folder = find_weights(name, "cnn", settings.modalities)
+    loaded = load_file(Path(folder) / "model.safetensors")
+    state = network.backbone.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in loaded.items())
+    with pytest.raises(TrainingError, match=f"no weights named '{name}' for boosting"):
+        find_weights(name, "boosting", settings.modalities)

@@ -169,7 +169,8 @@ class CnnSettings(_StudySettings):
     """Settings of the `cnn` family."""
 
     weights: str = Field(
-        Weights.NONE.value, description="'none': from scratch; 'student'; or a folder written by `genretree pretrain`"
+        Weights.NONE.value,
+        description="'none': from scratch; 'student' or 'student-both'; or a folder written by `genretree pretrain`",
     )
 
 

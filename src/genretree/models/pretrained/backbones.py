@@ -18,9 +18,9 @@ from transformers import logging as transformers_logging
 from genretree.errors import BundleError, TrainingError
 from genretree.files import read_json_text
 from genretree.models.pretrained.download import open_checkpoint
-from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE, Weights
+from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.pretrained.origin import read_pretrained_metadata
-from genretree.models.pretrained.sources import find_source
+from genretree.models.pretrained.sources import PACKAGED, find_source
 from genretree.models.pretrained.weight_files import Checkpoint, explain_mismatch, read_weights
 
 # Limits on a network's configuration, well above those of any published network.
@@ -33,7 +33,7 @@ _OTHER_HEADS = re.compile(r"(?:^|\.)(?:classifier|pooler|decoder|lm_head|head)\.
 
 
 def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
-    """Resolve a value of the setting `weights`: 'student' becomes the folder in the package, other names are unchanged.
+    """Resolve a value of the setting `weights`: names of weights in the package become folders, others are unchanged.
 
     Parameters
     ----------
@@ -49,17 +49,15 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
     """
     where = weights
     source = find_source(weights)
-    if source is not None and weights != Weights.STUDENT and family not in source.families:
+    if source is not None and weights not in PACKAGED and family not in source.families:
         raise TrainingError(
             f"the weights '{weights}' are for {', '.join(source.families) or 'no model family'}, not {family}; choose "
             "others from `genretree weights list`, or train from scratch with `weights='none'`"
         )
-    if weights == Weights.STUDENT:
-        folder = resources.files("genretree") / "students" / family
+    if weights in PACKAGED:
+        folder = resources.files("genretree") / PACKAGED[weights] / family
         if not folder.is_dir():
-            raise TrainingError(
-                f"genretree has no weights named '{Weights.STUDENT}' for {family}; use `weights=FOLDER`"
-            )
+            raise TrainingError(f"genretree has no weights named '{weights}' for {family}; use `weights=FOLDER`")
         where = str(folder)
     seen = read_pretrained_metadata(where).get("settings", {}).get("modalities")
     if seen is not None and list(modalities) != seen:

@@ -22,10 +22,10 @@ from genretree.models.pretrained.backbone_checkpoints import (
 )
 from genretree.models.pretrained.mn04_weights import get_mn04
 from genretree.models.pretrained.musicnn_weights import get_musicnn
-from genretree.models.pretrained.names import Weights
 from genretree.models.pretrained.sources import (
     MN04,
     MUSICNN,
+    PACKAGED,
     SOURCES,
     WeightSource,
     cached_path,
@@ -296,4 +296,4 @@ def _repo(name: str) -> str:
 
 
 def _names(*access: str) -> str:
-    return ", ".join(source.name for source in SOURCES if source.access in access and source.name != Weights.STUDENT)
+    return ", ".join(source.name for source in SOURCES if source.access in access and source.name not in PACKAGED)

@@ -97,15 +97,19 @@ class WeightSource:
         }
 
 
-def _student(family: str, size: int, sha256: str) -> WeightSource:
+PACKAGED = {Weights.STUDENT.value: "students", Weights.STUDENT_BOTH.value: "students/both"}  # folders, by name
+
+
+def _student(name: Weights, family: str, size: int, sha256: str) -> WeightSource:
+    teachers = "MusiCNN's outputs" if name == Weights.STUDENT else "the outputs of MusiCNN and mn04"
     return WeightSource(
-        name=Weights.STUDENT.value,
+        name=name.value,
         families=(family,),
-        summary=f"{family} pretrained on MusiCNN's outputs for the music of free games",
+        summary=f"{family} pretrained on {teachers} for the music of free games",
         licence="MIT",
         size=size,
         access="package",
-        location=f"students/{family}/model.safetensors",
+        location=f"{PACKAGED[name.value]}/{family}/model.safetensors",
         sha256=sha256,
     )
 
@@ -216,9 +220,17 @@ SOURCES: tuple[WeightSource, ...] = (
         revision="f826b80d28226b62986cc218e5cec390b1096902",
         note="a value of `backbone`",
     ),
-    _student("cnn", 5_683_912, "9c85b7d9f2d29dcd9c523533020c196019031b59808486dd950ebebba0968bd2"),
-    _student("efficientnet-b0", 8_326_872, "d9631bb89d1427c954871edc1fc35ae694fd930aa4b09c6eeb845664f18357bf"),
-    _student("ast", 21_996_728, "b95ac36e771f548b4274ac9a4167b8f611222e772804d93156f1c08567895718"),
+    _student(Weights.STUDENT, "cnn", 5_683_912, "9c85b7d9f2d29dcd9c523533020c196019031b59808486dd950ebebba0968bd2"),
+    _student(
+        Weights.STUDENT,
+        "efficientnet-b0",
+        8_326_872,
+        "d9631bb89d1427c954871edc1fc35ae694fd930aa4b09c6eeb845664f18357bf",
+    ),
+    _student(Weights.STUDENT, "ast", 21_996_728, "b95ac36e771f548b4274ac9a4167b8f611222e772804d93156f1c08567895718"),
+    _student(
+        Weights.STUDENT_BOTH, "cnn", 5_683_912, "ad528fe46613c14939a6e1012c268dc67193509831837067a2721a0da52a9006"
+    ),
     WeightSource(
         name="recover",
         families=(),

@@ -8,7 +8,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -320,6 +320,7 @@ class Jobs:
             truncated = job.problem is not None and job.problem.kind == "truncated"
             self._drop_upload(job, unless_kept=job.status == "done" or truncated)
             if job.status != "done":
+                self._drop_files(job, [*job.files])
                 (job.folder / AUDIO_NAME).unlink(missing_ok=True)  # only results of complete jobs are counted as stored
 
     async def _predict(
@@ -376,6 +377,14 @@ class Jobs:
             path.write_bytes(content)
             job.files[name] = path
             self._count(job, len(content))
+
+    def _drop_files(self, job: Job, names: Iterable[str]) -> None:
+        """Delete files that clients may no longer download."""
+        for name in names:
+            path = job.files.pop(name)
+            size = path.stat().st_size if path.exists() else 0
+            path.unlink(missing_ok=True)
+            self._count(job, -size)
 
     def _count(self, job: Job, size: int) -> None:
         self.service.storage.used += size

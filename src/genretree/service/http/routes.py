@@ -171,10 +171,11 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         of: Source = None,
     ) -> Response:
         loaded = find_model(service.models, model)
-        question = check(loaded, node, against, method, level)
+        options: dict[str, Any] = {"min_confidence": min_confidence, "n_genres": genres}
+        if do == "explain":  # which some models don't support
+            options = check(loaded, node, against, method, level)
         service.check_capacity(explain=do == "explain")
         jobs.check_capacity()
-        options = question if do == "explain" else {"min_confidence": min_confidence, "n_genres": genres}
         if of is not None:
             job = jobs.submit_derived(do, loaded, of, salvage, options)
             return JSONResponse(job.to_json(), 202, {"location": job.address})

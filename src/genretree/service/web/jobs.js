@@ -83,7 +83,8 @@ export async function follow(job, onState, signal) {
         if (name === "done") return data;
         if (name === "failed") throw new Problem(data, data.status);
         if (name === "progress") Object.assign(state, data);
-        if (name === "preview") state.preview = await downloadPreview(data, signal).catch(() => null);
+        if (name === "preview" && job.question.node === null)
+          state.preview = await downloadPreview(data, signal).catch(() => null);
         onState({ ...state });
       }
     } catch (error) {

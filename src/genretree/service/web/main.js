@@ -17,9 +17,10 @@ import { makeTree } from "./tree.js";
 import { describeError, duration, levelName, megabytes } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const STORED = "genretree.tracks"; // ids of this tab's tracks
+const STORED = "genretree.tracks"; // ids of the tracks of all tabs
 const player = makePlayer($("player"));
 const tracks = [];
+let known = []; // stored ids that this tab has seen: its tracks, and those that it has removed
 const early = []; // files added before the models were loaded
 let service = null;
 let current = null;
@@ -73,8 +74,19 @@ function addTrack(track) {
   store();
 }
 
+function readStored() {
+  try {
+    return JSON.parse(localStorage.getItem(STORED) ?? "[]");
+  } catch {
+    return []; // written by something else
+  }
+}
+
+// Store the ids of this tab's tracks, and leave those that other tabs have added.
 function store() {
-  const ids = tracks.map((track) => track.job).filter(Boolean);
+  const own = tracks.map((track) => track.job).filter(Boolean);
+  known = [...new Set([...known, ...own])];
+  const ids = [...readStored().filter((id) => !known.includes(id)), ...own];
   if (ids.length) localStorage.setItem(STORED, JSON.stringify(ids));
   else localStorage.removeItem(STORED);
 }
@@ -173,11 +185,9 @@ function remove(removed) {
 async function restore() {
   const query = new URLSearchParams(location.search);
   const asked = [query.get("track"), ...(query.get("compare") ?? "").split(",")].filter(Boolean);
-  let stored = [];
-  try {
-    stored = JSON.parse(localStorage.getItem(STORED) ?? "[]");
-  } catch {} // written by something else
+  const stored = readStored();
   const ids = [...new Set([...stored, ...asked])].filter((id) => /^[\w-]{8,64}$/.test(id) && !id.startsWith("new-"));
+  known = ids;
   const found = await Promise.allSettled(ids.map((id) => restoreTrack(id, service.models, service.limits)));
   found.forEach(({ value, reason }, at) => {
     if (value?.run && !tracks.some((track) => track.job === value.job)) addTrack(value);

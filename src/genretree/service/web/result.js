@@ -7,7 +7,7 @@ import { button, makeErrorMessage, makeNote, makeProgress, makeStages, playOnDem
 import { sharePage, sharePicture } from "./share.js";
 import { makeSureness, onSureness, sureness } from "./sureness.js";
 import { makeTree, nest } from "./tree.js";
-import { makePreview, makeWhy } from "./why.js";
+import { makeLegend, makePreview, makeWhy } from "./why.js";
 import {
   alternatives,
   clock,
@@ -423,7 +423,7 @@ function makeQuestion(run) {
 function showCourse(box, parts, explanation) {
   const { run, player } = parts;
   const { prediction, timelines } = run.answer;
-  const end = explanation?.end ?? lastSlice(prediction);
+  const end = explanation?.end ?? (parts.track.seconds || lastSlice(prediction));
   const colours = colourNodes(prediction);
   parts.unwatch?.();
   box.replaceChildren(
@@ -516,6 +516,7 @@ function followWhy(parts, course, reasons, questionForm) {
       progress.update(run.why.state);
       if (preview && !reasons.querySelector(".preview")) {
         const depth = surePath(run.answer.prediction, sureness()).length;
+        announce("A first, coarse map is shown.");
         reasons.append(makePreview(preview, Math.max(0, depth - 1), parts.track.name, parts.player));
       }
     }
@@ -624,12 +625,7 @@ function overlay(body) {
   return h(
     "div",
     { class: "overlay" },
-    h(
-      "p",
-      { class: "legend" },
-      h("span", { class: "for" }, "Orange speaks for it"),
-      h("span", { class: "against" }, "blue against it"),
-    ),
+    makeLegend(),
     h("label", {}, box, "Relevance"),
     h("label", {}, h("span", {}, "Strength"), strength),
   );

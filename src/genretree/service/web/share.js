@@ -163,7 +163,7 @@ async function buildPage(track, run, body) {
   const css = await (await fetch(new URL("static/page.css", document.baseURI))).text();
   const copy = body.cloneNode(true);
   for (const element of copy.querySelectorAll(
-    "button, form, input, select, label, .sureness, .cursor, .keys, .fold, .passages, .hear audio, [role=tablist]",
+    "button, form, input, select, label, .progress, .preview, .sureness, .cursor, .keys, .fold, .passages, .hear audio, [role=tablist]",
   ))
     element.remove();
   copy.querySelectorAll(".course > .soft, [hidden]").forEach((element) => {

@@ -11,13 +11,13 @@ const MAX_NAMED = 40; // of more tracks, the tree names only the first at each n
 const MAX_ON_A_BRANCH = 4;
 const collator = new Intl.Collator(undefined, { numeric: true });
 
-// The path of a track, and the probability of the node that ends it: the last, or the one at which the model is not
-// sure enough to go on. Null while there is none.
+// The path of a track as far as the model is sure, and the probability of its last node; of the best first node if the
+// model is sure of none. Null while there is none.
 function result(track) {
   const { status, prediction } = track.run.answer;
   if (status !== "done") return null;
   const path = prediction.not_music ? [] : surePath(prediction, sureness());
-  const end = prediction.levels[Math.min(path.length, prediction.path.length - 1)];
+  const end = prediction.levels[Math.max(0, path.length - 1)];
   return { prediction, path, probability: prediction.not_music ? 0 : (end?.probability ?? 0) };
 }
 

@@ -106,6 +106,15 @@ function hear(item, player) {
   return parts;
 }
 
+export function makeLegend() {
+  return h(
+    "p",
+    { class: "legend" },
+    h("span", { class: "for" }, "Orange speaks for it"),
+    h("span", { class: "against" }, "blue against it"),
+  );
+}
+
 // A coarse map of one node, while the explanation is being computed.
 export function makePreview({ reasons, view }, at, file, player) {
   const reason = reasons[Math.min(at, reasons.length - 1)];
@@ -122,6 +131,7 @@ export function makePreview({ reasons, view }, at, file, player) {
     "div",
     { class: "preview" },
     h("p", { class: "soft" }, `A first, coarse map of the evidence for ${name}; the details follow.`),
+    makeLegend(),
     makeLanes(player, view.marks, pictures),
   );
 }

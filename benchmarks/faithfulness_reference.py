@@ -6,7 +6,7 @@
 The model is logistic in the pixels of one chroma image, and the attribution is constant within each part of the chroma
 map. Quantus's pixel flipping replaces the pixels by the baseline in the order of the attribution. The file holds the
 probability after each part; the insertion curve comes from flipping the baseline into a constant slice. At 228 pixels
-the 12 x 4 parts have no fractional pixels. `tests/test_explain.py` compares
+the 12 x 4 parts have no fractional pixels. `tests/explanation/test_explain.py` compares
 `genretree.explanation.evaluate.faithfulness` with these values. genretree is not imported, and Quantus is not a
 dependency of it.
 """

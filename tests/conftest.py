@@ -33,14 +33,14 @@ from small_corpus import SETTINGS, TREE, write_corpus
 # The files that take longest begin first, so that no process is left alone with one of them at the end.
 LONGEST = (
     "service",
-    "test_export.py",
+    "bundle/test_export.py",
     "models/test_contract.py",
     "test_service_page.py",
     "test_docs.py",
     "models/test_trainer.py",
     "library/test_apply.py",
     "corpus/test_ccmusic.py",
-    "test_explain.py",
+    "explanation/test_explain.py",
     "library/test_analyse.py",
     "corpus/test_prepare.py",
     "corpus/test_composed.py",

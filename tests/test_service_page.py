@@ -217,7 +217,7 @@ def test_a_coarse_map_comes_before_the_explanation(
     page.route("**/events", stop_after_preview)
     _give(page, song)
     preview = page.locator(".preview")
-    expect(preview).to_contain_text("A first, coarse map of the evidence for")
+    expect(preview).to_contain_text("A first, coarse map of the evidence for", timeout=WAIT)
     expect(preview.locator("img.colour").first).to_have_js_property("complete", True)
     assert page.evaluate(BROKEN) == 0
     assert page.locator("#result progress").count() == 1, "the explanation goes on"
@@ -240,6 +240,21 @@ def test_a_sentence_can_be_heard_whole_and_by_its_band(shown: Page) -> None:
     only.first.click()
     _until(shown, "document.querySelector('.hear audio')?.currentTime > 0.1")
     shown.evaluate("document.querySelector('.hear audio').pause()")
+
+
+def test_an_explanation_without_sentences_says_so(visit: Callable[..., Page], song: Path) -> None:
+    def remove_sentences(route: Route) -> None:
+        start, end, data = route.fetch().text().partition("event: done\ndata: ")
+        result = json.loads(data or "{}")
+        for reason in result.get("reasons", []):
+            reason["sentences"] = []
+        route.fulfill(body=f"{start}{end}{json.dumps(result)}\n\n" if end else start)
+
+    page = visit()
+    page.route("**/events", remove_sentences)
+    _give(page, song)
+    _explained(page)
+    expect(page.locator("[role=tabpanel]:not([hidden])")).to_contain_text("No kind of sound stands out")
 
 
 def test_the_page_shows_the_response_of_the_service(shown: Page) -> None:

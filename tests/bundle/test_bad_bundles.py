@@ -22,7 +22,7 @@ from genretree.models.finite_weights import require_finite
 
 pytestmark = pytest.mark.slow
 
-OLD = Path(__file__).parent / "data" / "v0.1" / "boosting" / "tree"
+OLD = Path(__file__).parents[1] / "data" / "v0.1" / "boosting" / "tree"
 TREES, SKOPS, PROJECTION = "classifier-0.safetensors", "classifier-0.skops", "projection.safetensors"
 USE = """
 import json

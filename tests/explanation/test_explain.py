@@ -304,7 +304,7 @@ def test_true_map_beats_other_orders_in_deletion_and_insertion() -> None:
 
 def test_deletion_and_insertion_curves_match_quantus() -> None:
     """Values of `benchmarks/faithfulness_reference.py`: probabilities after each part, in the order of the map."""
-    reference = json.loads((Path(__file__).parent / "data" / "quantus_pixel_flipping.json").read_text())
+    reference = json.loads((Path(__file__).parents[1] / "data" / "quantus_pixel_flipping.json").read_text())
     size = reference["size"]
     parts = cells("chroma").astype(np.float64)
     weights = np.zeros((3, size, size))

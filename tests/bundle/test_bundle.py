@@ -106,7 +106,7 @@ def test_a_pickle_in_the_place_of_weights_is_never_run(copy: Path, tmp_path: Pat
 def test_a_strange_type_in_a_classifier_of_0_1_is_refused(tmp_path: Path) -> None:
     from genretree.files import sha256_file
 
-    old = Path(__file__).parent / "data" / "v0.1" / "boosting" / "tree"
+    old = Path(__file__).parents[1] / "data" / "v0.1" / "boosting" / "tree"
     copy = Path(shutil.copytree(old, tmp_path / "copy"))
     path = copy / "classifier-0.skops"
     with zipfile.ZipFile(path) as archive:

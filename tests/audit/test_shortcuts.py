@@ -26,7 +26,7 @@ from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
 pytest.importorskip("pretty_midi")
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import shortcuts as planting
 

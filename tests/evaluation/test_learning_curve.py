@@ -58,7 +58,7 @@ def test_the_interval_of_the_gain_covers_the_truth() -> None:
 
 def test_slow_growth_is_within_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exponent that is not fitted, of which the percentile bootstrap covered two thirds."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     measure = importlib.import_module("learning_curve_coverage").measure
     for design, curve in (
         ((20, 4, 3), (0.95, 0.9, 0.15)),

@@ -13,7 +13,7 @@ from genretree.metrics.intervals import accuracy_interval, accuracy_limits, diff
 from genretree.metrics.scores import score_units
 from genretree.taxonomy import Taxonomy
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import interval_coverage as benchmark
 

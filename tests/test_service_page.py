@@ -588,6 +588,18 @@ def test_a_reload_the_back_button_and_a_link_find_the_result(many: Page, visit: 
     COMPLAINTS.clear()  # the browser complains of the 404
 
 
+def test_tabs_keep_each_others_tracks(browser: Browser, address: str, song: Path, tagged: Path) -> None:
+    with browser.new_context() as context:
+        tabs = [context.new_page(), context.new_page()]
+        for tab in tabs:
+            tab.goto(address)
+        for tab, file in zip(tabs, (song, tagged), strict=True):
+            _give(tab, file)
+            expect(tab.locator("#result .verdict, #result .path").first).to_be_visible(timeout=WAIT)
+        tabs[0].goto(address)
+        expect(tabs[0].locator(".overview a.name")).to_have_count(2)
+
+
 def test_a_result_is_shared_as_a_picture_and_as_a_page(many: Page, browser: Browser, tmp_path: Path) -> None:
     if not many.locator("#result").is_visible():
         many.locator(".tracks a", has_text="=A title").click()

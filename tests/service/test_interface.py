@@ -26,12 +26,15 @@ from genretree import __version__, load_bundle
 from genretree.bundle.manifest import update_files
 from genretree.cli import main
 from genretree.corpus.manifest import read_manifest
+from genretree.corpus.store import Store
 from genretree.explanation import explain
 from genretree.files import sha256_file
 from genretree.service.http import schemas
 from genretree.service.http.reference import render_reference
 from genretree.settings import SAMPLE_RATE
+from genretree.training.train import train
 from small_corpus import TREE
+from small_weights import write_mn04
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +173,16 @@ def test_a_job_reports_progress_and_result(server: Server, bundles: list[Path], 
     assert done["status"] == "done"
     assert done["progress"] == 1
     assert done["result"] == result
+
+
+def test_a_model_without_explanations_classifies_in_a_job(song: Path, store: Store, tmp_path: Path) -> None:
+    train(store, "tagger", tmp_path / "tagger", {"weights": str(write_mn04(tmp_path / "weights"))})
+    with Server(tmp_path / "tmp", [str(tmp_path / "tagger")]) as tagging:
+        job = tagging.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "predict"}).json()
+        with tagging.client.stream("GET", job["links"]["events"]) as stream:
+            assert read_events(stream)[-1][0] == "done"
+        answer = tagging.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "explain"})
+        assert "explain a model of another family" in check_problem(answer, 422, "settings")
 
 
 def test_an_explanation_has_pictures_and_the_decoded_audio(server: Server, song: Path) -> None:

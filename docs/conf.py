@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -40,3 +41,5 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#9c2468", "color-brand-content": "#9c2468"},
     "dark_css_variables": {"color-brand-primary": "#f39ac7", "color-brand-content": "#f39ac7"},
 }
+if "GENRETREE_SITE" in os.environ:  # in a folder next to other versions, by .github/publish_site.py
+    html_theme_options["announcement"] = f'genretree {version} · <a href="../versions.html">other versions</a>'

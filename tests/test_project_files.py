@@ -8,6 +8,7 @@ import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -57,18 +58,17 @@ def _edit(folder: Path, name: str, old: str, new: str) -> None:
     (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def _find_problems() -> Callable[[str, Path], list[str]]:
-    spec = importlib.util.spec_from_file_location("check_release", ROOT / ".github" / "check_release.py")
+def _load_script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".github" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    find_problems: Callable[[str, Path], list[str]] = module.find_problems
-    return find_problems
+    return module
 
 
 def test_a_release_needs_one_version_and_date_everywhere(tmp_path: Path) -> None:
-    find_problems = _find_problems()
+    find_problems: Callable[[str, Path], list[str]] = _load_script("check_release").find_problems
     for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -89,3 +89,26 @@ def test_a_release_needs_one_version_and_date_everywhere(tmp_path: Path) -> None
 def test_the_citation_names_the_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+
+
+def test_each_version_of_the_site_has_a_folder(tmp_path: Path) -> None:
+    publish = _load_script("publish_site").publish
+    built, site = tmp_path / "built", tmp_path / "site"
+    (built / "_static").mkdir(parents=True)
+    site.mkdir()
+    for name, expected in (
+        ("dev", ["dev"]),
+        ("v0.9.0", ["0.9.0", "dev"]),
+        ("v0.10.0", ["0.10.0", "0.9.0", "dev"]),
+        ("v0.9.1", ["0.10.0", "0.9.1", "0.9.0", "dev"]),
+    ):
+        (built / "index.html").write_text(name)
+        assert publish(built, site, name) == expected
+    assert (site / "0.9.0" / "index.html").read_text() == "v0.9.0"
+    assert "url=0.10.0/" in (site / "index.html").read_text()
+    assert re.findall(r'href="(.+?)/"', (site / "versions.html").read_text()) == expected
+    (built / "index.html").unlink()
+    publish(built, site, "dev")
+    assert not (site / "dev" / "index.html").exists(), "a page that is gone stays"
+    with pytest.raises(ValueError, match="neither a version"):
+        publish(built, site, "../elsewhere")

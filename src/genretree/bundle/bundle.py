@@ -307,8 +307,8 @@ def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
     name = content["family"]
     if isinstance(name, str) and name not in family_names():
         raise BundleError(
-            f"{folder / DESCRIPTION}: made by the family '{name}', which no installed package provides; install the package that "
-            "provides it, or register the family with `genretree.models.register_family` before loading"
+            f"{folder / DESCRIPTION}: made by the family '{name}', which no installed package provides; install the "
+            "package that provides it, or register the family with `genretree.models.register_family` before loading"
         )
     family = _explain_bundle_error(folder, lambda: get_family(name))
     return _assemble(folder, content, family.settings_type, partial(family.load, folder))

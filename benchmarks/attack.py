@@ -490,7 +490,7 @@ def read_nothing(target: Target) -> str:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(1)
         port = connection.getsockname()[1]
-        require(is_held(port), "the connection is not listed")
+        wait_until(lambda: is_held(port), 2)  # until the service has accepted the connection
         while is_held(port) and time.monotonic() - begun < 15:
             with contextlib.suppress(OSError):  # the service no longer reads, either, or has closed the connection
                 connection.sendall(request * 20)

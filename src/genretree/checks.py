@@ -94,7 +94,7 @@ def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     require_text(name, value)
     options = list(choices)
     if value not in options:
-        raise ArgumentError(f"{name} must be one of {', '.join(options)}, got '{value}'{_did_you_mean(value, options)}")
+        raise ArgumentError(f"{name} must be one of {', '.join(options)}, got '{value}'{did_you_mean(value, options)}")
 
 
 def require_iterable(name: str, value: Any, of: str) -> None:
@@ -115,9 +115,10 @@ def suggest(name: str, options: Iterable[str]) -> str:
     'choose from: cnn, ast'
     """
     names = list(options)
-    return _did_you_mean(name, names).removeprefix("; ") or f"choose from: {', '.join(names)}"
+    return did_you_mean(name, names).removeprefix("; ") or f"choose from: {', '.join(names)}"
 
 
-def _did_you_mean(name: str, options: Iterable[str]) -> str:
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return the end of a message that suggests the option closest to an unknown name; empty if none is close."""
     close = difflib.get_close_matches(name, options, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -6,7 +6,6 @@ nodes of a tree are matched to concepts by name.
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 
-from genretree.checks import require_path
+from genretree.checks import did_you_mean, require_path
 from genretree.errors import TaxonomyError
 from genretree.taxonomy import UNSPECIFIED, NodePath, Taxonomy, format_path, load_yaml
 
@@ -410,9 +409,7 @@ def _read_tags(concept: str, values: Any, tagger: Tagger) -> tuple[str, ...]:
     known = tag_names(tagger)
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise TaxonomyError(f"'{concept}': {tagger} has no tag '{name}'{hint}")
+            raise TaxonomyError(f"'{concept}': {tagger} has no tag '{name}'{did_you_mean(name, known)}")
     return names
 
 

@@ -119,14 +119,7 @@ export function makeLegend() {
 export function makePreview({ reasons, view }, at, file, player) {
   const reason = reasons[Math.min(at, reasons.length - 1)];
   const name = nodeName(reason.node.at(-1));
-  const pictures = view.reasons[reasons.indexOf(reason)].views.map((item) =>
-    makePicture(item, {
-      title: capital(item.title),
-      share: "",
-      grey: describeGrey(item, file, player.end),
-      colour: describeColour(reason, item, name),
-    }),
-  );
+  const pictures = makePictures(reason, view.reasons[reasons.indexOf(reason)], new Map(), file, player);
   return h(
     "div",
     { class: "preview" },
@@ -136,17 +129,22 @@ export function makePreview({ reasons, view }, at, file, player) {
   );
 }
 
-function panel(reason, view, marks, unit, file, player) {
-  const name = nodeName(reason.node.at(-1));
-  const shares = new Map(view.shares.map(([title, value]) => [title, value]));
-  const pictures = view.views.map((item) =>
+// The pictures of a node; `shares` has the contribution of each view, by title, as far as it is shown.
+function makePictures(reason, view, shares, file, player) {
+  return view.views.map((item) =>
     makePicture(item, {
       title: capital(item.title),
       share: shares.has(item.title) ? `${signed(shares.get(item.title))} of the log odds` : "",
       grey: describeGrey(item, file, player.end),
-      colour: describeColour(reason, item, name),
+      colour: describeColour(reason, item, nodeName(reason.node.at(-1))),
     }),
   );
+}
+
+function panel(reason, view, marks, unit, file, player) {
+  const name = nodeName(reason.node.at(-1));
+  const shares = new Map(view.shares.map(([title, value]) => [title, value]));
+  const pictures = makePictures(reason, view, shares, file, player);
   return [
     h("h3", {}, question(reason)),
     sentences(reason, player),

@@ -227,9 +227,7 @@ def split_groups(
     movable = ~np.isin(groups, _only_groups(leaves, groups))
     held_out = _hold_out(leaves, groups, np.flatnonzero(movable), test * len(leaves), seed)
     parts[held_out] = "test"
-    rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
-    held_out = _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), (seed + 1) % (MAX_SEED + 1))
-    parts[held_out] = "validation"
+    _hold_out_validation(parts, leaves, groups, validation, seed)
     return Split(name=name, protocol="group", seed=seed, parts=tuple(parts.tolist()))
 
 
@@ -255,10 +253,7 @@ def fold_groups(
     splits = []
     for fold in range(folds):
         parts = np.where(test_fold == fold, "test", "train").astype(object)
-        rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
-        parts[
-            _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), (seed + 1) % (MAX_SEED + 1))
-        ] = "validation"
+        _hold_out_validation(parts, leaves, groups, validation, seed)
         splits.append(
             Split(
                 name=f"{name}-{fold}", protocol="group", seed=seed, parts=tuple(parts.tolist()), fold=fold, folds=folds
@@ -294,6 +289,15 @@ def _only_groups(
     pairs = np.unique(np.stack([leaves[keep], groups[keep]], axis=1), axis=0)
     alone: NDArray[np.int64] = pairs[np.bincount(pairs[:, 0])[pairs[:, 0]] == 1, 1]
     return alone
+
+
+def _hold_out_validation(
+    parts: NDArray[np.object_], leaves: NDArray[np.int64], groups: NDArray[np.int64], validation: float, seed: int
+) -> None:
+    """Move a share of the tracks from `train` to `validation` in `parts`, by whole groups, as far as leaves allow."""
+    rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
+    another = (seed + 1) % (MAX_SEED + 1)  # than that of the test part
+    parts[_hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), another)] = "validation"
 
 
 def _hold_out(

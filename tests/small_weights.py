@@ -48,9 +48,9 @@ def write_musicnn(folder: Path, *names: str) -> Path:
     return folder
 
 
-def write_mn04(folder: Path) -> Path:
+def write_mn04(folder: Path, seed: int = 0) -> Path:
     """Write a seeded random network as `mn04.safetensors`; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     save_file(Mn04().state_dict(), folder / "mn04.safetensors")
     return folder

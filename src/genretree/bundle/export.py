@@ -10,24 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from genretree.bundle.bundle import Bundle, open_bundle
 from genretree.bundle.manifest import check_files, files_outside, read_description, update_files
-from genretree.errors import BundleError, GenretreeError
+from genretree.errors import BundleError
 from genretree.files import sha256_file, write_text
-from genretree.models.runtime.backends import open_runner
-from genretree.models.runtime.convert import INPUT, require_export_library, write_graph
+from genretree.models.runtime.convert import INPUT, require_export_library, write_checked_graph
 from genretree.models.runtime.graph import Graph, HasGraphs
-from genretree.models.runtime.types import ExportFormat, RuntimeConfig, graph_file
+from genretree.models.runtime.types import ExportFormat, graph_file
 
 _DESCRIPTION = "export.json"
-_MAX_DIFFERENCE = 1e-3  # relative to the largest output; rounding alone causes less than a tenth of it
-_RUNTIME_CONFIGS: Mapping[ExportFormat, RuntimeConfig] = {
-    "openvino": RuntimeConfig("openvino", bf16=False),
-    "onnx": RuntimeConfig("onnxruntime", bf16=False),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +72,7 @@ def export_bundle(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        difference = max(_write(to, graph, name, draft) for name, graph in graphs.items())
+        difference = max(write_checked_graph(to, graph, name, draft) for name, graph in graphs.items())
         names = sorted(path.name for path in draft.iterdir())
         files = {name: sha256_file(draft / name) for name in names}
         if out is not None:
@@ -95,29 +86,6 @@ def export_bundle(
     if out is None:
         update_files(folder, to, {f"{to}/{name}": digest for name, digest in files.items()})
     return Exported(folder=target, files=tuple(names), difference=difference)
-
-
-def _write(to: ExportFormat, graph: Graph, name: str, folder: Path) -> float:
-    """Write one graph and return its maximum difference from torch for batches of 1, 2 and 3."""
-    try:
-        write_graph(to, graph, name, folder)
-    except GenretreeError:
-        raise
-    except Exception as error:  # each exporter raises errors of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BundleError(f"{name}: can't be exported to {to} ({reason})") from error
-    run = open_runner(_RUNTIME_CONFIGS[to], folder / graph_file(to, name))
-    max_difference = 0.0
-    for rows in ([0], [0, 1], [1, 0, 1]):
-        batch = graph.example[rows]
-        with torch.inference_mode():
-            expected = [output.numpy() for output in graph.module(batch)]
-        for one, other in zip(expected, run(batch.numpy()), strict=True):
-            spread = max(float(np.abs(one).max()), 1e-6)
-            max_difference = max(max_difference, float(np.abs(one - other).max()) / spread)
-    if not max_difference < _MAX_DIFFERENCE:
-        raise BundleError(f"{name}: the {to} export is {max_difference:.1%} away from torch; report this and use torch")
-    return max_difference
 
 
 def _describe(

@@ -282,15 +282,24 @@ def _load_tagger() -> TaggerModel:
 
 def load_untrained(tree: str | None, vocabulary: Path | None, runtime: RuntimeChoice = "torch") -> Bundle:
     """Load what predicts without a bundle; the network is loaded at once, so that missing weights end the command."""
-    if runtime not in ("auto", "torch"):
+    if runtime == "onnxruntime":
         raise click.UsageError(
             f"--runtime {runtime} needs a bundle with an export; write one: genretree vocabulary "
-            f"{tree or 'general'} --out BUNDLE, then: genretree export BUNDLE"
+            f"{tree or 'general'} --out BUNDLE, then: genretree export BUNDLE --to onnx"
         )
+    from genretree.models.runtime.types import REFERENCE
     from genretree.prediction.untrained import GENERAL, untrained_bundle
     from genretree.vocabulary import Vocabulary
 
-    bundle = untrained_bundle(tree or GENERAL, Vocabulary.load(vocabulary))
+    known = Vocabulary.load(vocabulary)
+    bundle = untrained_bundle(tree or GENERAL, known, "torch" if runtime == "torch" else "auto")
+    if bundle.runtime != REFERENCE:
+        return bundle
+    if runtime == "openvino":
+        raise click.ClickException(
+            "there is no OpenVINO export of mn04 in the cache; write it: pip install 'genretree[openvino]', then: "
+            "genretree weights get mn04"
+        )
     bundle.model.torch_module()  # type: ignore[attr-defined]
     return bundle
 

@@ -20,6 +20,7 @@ from genretree.models.pretrained.backbone_checkpoints import (
     find_checkpoint,
     is_checkpoint_name,
 )
+from genretree.models.pretrained.mn04_export import export_mn04
 from genretree.models.pretrained.mn04_weights import get_mn04
 from genretree.models.pretrained.musicnn_weights import get_musicnn
 from genretree.models.pretrained.sources import (
@@ -123,7 +124,7 @@ def get_weights(
     if name == MUSICNN:
         return get_musicnn(file)
     if name == MN04:
-        return [get_mn04(file)]
+        return [get_mn04(file), *export_mn04()]
     if source is not None and source.access == "url":
         return [_copy_to_cache(source, file) if file is not None else _download(source)]
     if file is not None:

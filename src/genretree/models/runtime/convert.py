@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from genretree.errors import MissingExtraError
+from genretree.errors import BundleError, GenretreeError, MissingExtraError
+from genretree.models.runtime.backends import open_runner
 from genretree.models.runtime.graph import Graph
-from genretree.models.runtime.types import ExportFormat, graph_file
+from genretree.models.runtime.types import ExportFormat, RuntimeConfig, graph_file
 
 INPUT = "input"
+_MAX_DIFFERENCE = 1e-3  # relative to the largest output; rounding alone causes less than a tenth of it
+_RUNTIME_CONFIGS: Mapping[ExportFormat, RuntimeConfig] = {
+    "openvino": RuntimeConfig("openvino", bf16=False),
+    "onnx": RuntimeConfig("onnxruntime", bf16=False),
+}
 _REQUIRED_PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
@@ -39,6 +46,40 @@ def write_graph(export_format: ExportFormat, graph: Graph, name: str, folder: Pa
     graph.module.eval()
     with torch.no_grad(), _suppress_messages():
         writers[export_format](graph, folder / graph_file(export_format, name))
+
+
+def write_checked_graph(to: ExportFormat, graph: Graph, name: str, folder: Path) -> float:
+    """Write a graph to a folder, and compare its outputs with torch for batches of 1, 2 and 3.
+
+    Returns
+    -------
+    float
+        The maximum difference, relative to the largest output.
+
+    Raises
+    ------
+    BundleError
+        If the graph can't be exported, or differs from torch.
+    """
+    try:
+        write_graph(to, graph, name, folder)
+    except GenretreeError:
+        raise
+    except Exception as error:  # each exporter raises errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BundleError(f"{name}: can't be exported to {to} ({reason})") from error
+    run = open_runner(_RUNTIME_CONFIGS[to], folder / graph_file(to, name))
+    max_difference = 0.0
+    for rows in ([0], [0, 1], [1, 0, 1]):
+        batch = graph.example[rows]
+        with torch.inference_mode():
+            expected = [output.numpy() for output in graph.module(batch)]
+        for one, other in zip(expected, run(batch.numpy()), strict=True):
+            spread = max(float(np.abs(one).max()), 1e-6)
+            max_difference = max(max_difference, float(np.abs(one - other).max()) / spread)
+    if not max_difference < _MAX_DIFFERENCE:
+        raise BundleError(f"{name}: the {to} export is {max_difference:.1%} away from torch; report this and use torch")
+    return max_difference
 
 
 def _write_openvino(graph: Graph, path: Path) -> None:

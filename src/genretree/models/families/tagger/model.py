@@ -15,7 +15,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from scipy.special import expit
 
 from genretree.arrays import Array, Float32Array, Float64Array, Int64Array
 from genretree.errors import BundleError
@@ -51,6 +50,8 @@ class TaggerOutputs(NamedTuple):
     @property
     def tags(self) -> Float32Array:
         """Tag probabilities, shape (n, 527)."""
+        from scipy.special import expit
+
         probabilities: Float32Array = expit(self.logits)
         return probabilities
 

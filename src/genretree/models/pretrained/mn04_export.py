@@ -1,0 +1,89 @@
+"""An OpenVINO export of mn04 in the cache: it runs without torch, whose import takes longer than a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from genretree.errors import BundleError
+from genretree.files import cache_folder, sha256_file, write_text
+from genretree.models.runtime.types import GRAPH, Runner, RuntimeConfig, graph_file
+
+FOLDER = "mn04-openvino"
+_DESCRIPTION = "export.json"
+_WEIGHTS = "mn04.safetensors"
+_CONFIG = RuntimeConfig("openvino", bf16=False)
+
+
+def open_mn04_export() -> tuple[Runner, RuntimeConfig] | None:
+    """Open the export in the cache.
+
+    Returns
+    -------
+    tuple of Runner and RuntimeConfig, or None
+        None if OpenVINO is not installed, or if the export is missing, damaged or of other weights than those in the
+        cache. Then the network runs in torch, which reports errors of the weights.
+    """
+    folder = cache_folder() / FOLDER
+    if find_spec("openvino") is None or not _is_intact(folder):
+        return None
+    from genretree.models.runtime.backends import open_runner
+
+    try:
+        return open_runner(_CONFIG, folder / graph_file("openvino", GRAPH)), _CONFIG
+    except BundleError:  # made by a version of OpenVINO whose format this one can't read
+        return None
+
+
+def export_mn04() -> list[Path]:
+    """Export the weights in the cache, unless that is done, and return the file with the exported weights.
+
+    Returns
+    -------
+    list of Path
+        Empty if OpenVINO is not installed.
+
+    Raises
+    ------
+    BundleError
+        If the export fails, or differs from torch.
+    TrainingError
+        If the weights are not in the cache.
+    """
+    folder = cache_folder() / FOLDER
+    network_file = folder / Path(graph_file("openvino", GRAPH)).with_suffix(".bin")
+    if find_spec("openvino") is None:
+        return []
+    if _is_intact(folder):
+        return [network_file]
+    from genretree.models.pretrained.mn04 import as_graph
+    from genretree.models.pretrained.mn04_weights import load_mn04
+    from genretree.models.runtime.convert import write_checked_graph
+
+    graph = as_graph(load_mn04())
+    draft = cache_folder() / f".{FOLDER}-{os.getpid()}"
+    draft.mkdir()
+    try:
+        write_checked_graph("openvino", graph, GRAPH, draft)
+        files = {path.name: sha256_file(path) for path in sorted(draft.iterdir())}
+        description = {"weights": sha256_file(cache_folder() / _WEIGHTS), "files": files}
+        write_text(draft / _DESCRIPTION, json.dumps(description, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return [network_file]
+
+
+def _is_intact(folder: Path) -> bool:
+    """Return whether all files have their hashes, and the export is one of the weights in the cache."""
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        hashes = {folder / name: digest for name, digest in description["files"].items()}
+        hashes[cache_folder() / _WEIGHTS] = description["weights"]
+        return all(sha256_file(path) == digest for path, digest in hashes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

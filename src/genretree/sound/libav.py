@@ -278,6 +278,8 @@ class _Reader:
         self._last: Packet[Any] | None = None
         self._expected: int | None = None  # timestamp of the next frame
         self._frame_size = FRAME_SIZES.get(stream.demuxer)
+        self._max_gap = None if salvage else _GAPS.get(stream.demuxer)
+        self._tick = 0.0  # seconds of a timestamp's unit
 
     def read(self) -> Iterator[Block]:
         """Decode every packet."""
@@ -357,16 +359,19 @@ class _Reader:
         """Raise DamageError if a frame was decoded from damaged data, or does not follow the previous frame."""
         if frame.is_corrupt and (self.seconds or self.stream.demuxer not in _BROADCAST):
             raise DamageError(f"damaged data at {self.seconds:.1f} s")
-        max_gap = _GAPS.get(self.stream.demuxer)
-        if max_gap is None or frame.pts is None or frame.time_base is None:
+        if self._max_gap is None or (pts := frame.pts) is None:
             return
+        if not self._tick:  # the same for all frames of a stream; its arithmetic with fractions is slow
+            if frame.time_base is None:
+                return
+            self._tick = float(frame.time_base)
         if self.begin is None:
-            self.begin = frame.pts
+            self.begin = pts
         if self._expected is not None:
-            gap = float((frame.pts - self._expected) * frame.time_base)
-            if gap > max_gap:
+            gap = (pts - self._expected) * self._tick
+            if gap > self._max_gap:
                 raise DamageError(f"{gap:.1f} s are missing at {self.seconds:.1f} s")
-        self._expected = frame.pts + round(frame.samples / frame.sample_rate / frame.time_base)
+        self._expected = pts + round(frame.samples / frame.sample_rate / self._tick)
 
     def check_end(self, expected_packets: int) -> None:
         """Raise DamageError if the stream ended early."""

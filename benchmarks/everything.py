@@ -3,7 +3,8 @@ r"""All benchmarks one after the other, and the page that shows them: what `make
     python benchmarks/everything.py [--quick] [--out bench] [--music FOLDER] [--track FILE] [--only training memory ...]
 
 Music is composed for it, or taken from a folder of genres or a CSV (`--music`), and a track of four minutes, or the one
-that is given (`--track`). Nothing else should run at the same time. About an hour on 2 cores, with --quick about 6
+that is given (`--track`). What needs the weights of mn04 or MusiCNN is left out where they are not on the machine
+(`genretree weights get`). Nothing else should run at the same time. About an hour on 2 cores, with --quick about 6
 minutes: fewer rounds and steps, and smaller problems, so its results and its page go to the folder. Otherwise the
 tables of this machine go to benchmarks/results/MACHINE.json, where those of benchmarks that did not run now stay, and
 docs/performance.md is written from the results of all machines.
@@ -29,11 +30,18 @@ from typing import Any
 import performance_page
 import psutil
 
+from genretree.files import cache_folder
+from genretree.settings import SAMPLE_RATE
+from genretree.sound.decode import decode
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
-PACKAGES = ("genretree", "torch", "transformers", "numpy", "scikit-learn", "librosa", "openvino", "onnxruntime")
-BENCHMARKS = ("stages", "training", "components", "networks", "track", "folder", "cores", "start", "memory", "scaling")
+PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "librosa", "openvino", "onnxruntime")
+BENCHMARKS = tuple(performance_page.SECTIONS)
 FAMILIES = ("cnn", "efficientnet-b0", "ast")
+PUBLISHED = ("--rows", "400", "--epochs", "1")  # 320 slices for training
+UNTRAINED = Path("bundles", "general")
+TAGS = Path("bundles", "musicnn-ours")
 
 
 def run(*words: str | Path) -> None:
@@ -66,7 +74,27 @@ def make_material(
             run("-m", "genretree", "train", store, *words)
             run("-m", "genretree", "export", bundle, "--to", "openvino")
         bundles.append(bundle)
+    if not quick:
+        make_tag_bundles(out, store)
     return music if music.is_dir() else music.parent, store, track, bundles
+
+
+def make_tag_bundles(out: Path, store: Path) -> None:
+    """Make the bundles that need weights which are fetched on request, as far as they are on this machine."""
+    if (cache_folder() / "mn04.safetensors").exists() and not (out / UNTRAINED).exists():
+        run("-m", "genretree", "vocabulary", "general", "--out", out / UNTRAINED)
+        run("-m", "genretree", "export", out / UNTRAINED, "--to", "openvino")
+    if (cache_folder() / "musicnn-msd.safetensors").exists() and not (out / TAGS).exists():
+        run("-m", "genretree", "train", store, "--recipe", "musicnn-ours", "--out", out / TAGS)
+
+
+def cut_minute(track: Path, out: Path) -> Path:
+    """Write the first minute of a track."""
+    import soundfile as sf
+
+    if not out.exists():
+        sf.write(out, decode(track)[: 60 * SAMPLE_RATE], SAMPLE_RATE)
+    return out
 
 
 def compose_long(path: Path) -> None:
@@ -90,15 +118,24 @@ def commands(
     def script(name: str, *words: str | Path) -> list[str | Path]:
         return [HERE / f"{name}.py", *words]
 
+    minute = cut_minute(track, out / "minute.flac")
+    trained_on_tags = [out / TAGS] if (out / TAGS).exists() else []
+
+    def explain(*words: str | Path) -> list[str | Path]:
+        return script("explain", "speed", *words, "--file", minute, "--methods", "occlusion")
+
     if quick:
         all_words = {
             "stages": script("stages", track, "--rounds", "1"),
             "training": script("training", store, "--steps", "8", "--turn", "2", "--seeds", "1"),
+            "published": script("published_loop", "--models", "cnn", *PUBLISHED, "--rounds", "1"),
             "components": script("components", store, "--rows", "2560", "--held-out", "512"),
             "networks": script("runtimes", "networks", store, *bundles, "--rounds", "3"),
             "track": script("runtimes", "track", bundles[0], track, "--rounds", "1"),
             "folder": script("runtimes", "folder", bundles[0], music, "--rounds", "1", "--files", "20"),
+            "explain": explain(bundles[0]),
             "cores": script("cores", bundles[0], music, "--rounds", "1", "--files", "20"),
+            "many": script("many_cores", bundles[0], music, "--files", "10", "--copies", "2", "--seconds", "3"),
             "start": script("runtimes", "start", bundles[0], track, "--rounds", "1"),
             "memory": script("memory", "--files", "2", "--long", "12", "--tracks", "40", "--rows", "0"),
             "scaling": script("scaling", "--files", "4", "--rounds", "1", "--image-size", "64"),
@@ -106,16 +143,22 @@ def commands(
     else:
         all_words = {
             "stages": script("stages", track),
-            "training": script("training", store),
+            "training": script("training", store, "--steps", "32", "--seeds", "2"),
+            "published": script("published_loop", "--models", *FAMILIES, *PUBLISHED, "--rounds", "2"),
             "components": script("components", store),
             "networks": script("runtimes", "networks", store, *bundles),
             "track": script("runtimes", "track", bundles[1], track),
             "folder": script("runtimes", "folder", bundles[1], music, "--rounds", "3"),
+            "untrained": script("runtimes", "folder", out / UNTRAINED, music, "--rounds", "3"),
+            "explain": explain(*bundles[:2], *trained_on_tags, "--runtimes", "auto", "torch", "--rounds", "3"),
             "cores": script("cores", bundles[1], music),
+            "many": script("many_cores", bundles[1], music),
             "start": script("runtimes", "start", bundles[1], track),
             "memory": script("memory"),
             "scaling": script("scaling"),
         }
+    if not (out / UNTRAINED).exists():
+        all_words.pop("untrained", None)
     return {name: [*words, "--json", out / f"{name}.json"] for name, words in all_words.items()}
 
 
@@ -129,6 +172,13 @@ def describe() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "sections": {},
     }
+
+
+def describe_version() -> str:
+    """Return the version of genretree, with the commit of this checkout."""
+    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return f"{version('genretree')} ({commit})" if commit else version("genretree")
 
 
 def _processor() -> str:
@@ -165,6 +215,7 @@ def main() -> None:
             "command": name_command(words[:-2], given.out),
             "began": day.strftime("%Y-%m-%d %H:%M"),
             "seconds": round(time.monotonic() - began),
+            "version": describe_version(),
             "tables": performance_page.render_tables(name, json.loads(Path(words[-1]).read_text(encoding="utf-8"))),
         }
         path.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,26 +1,29 @@
 r"""How fast explanations are, how faithful, and whether they point to an instrument that was planted.
 
-    python benchmarks/explain.py speed BUNDLE... --file FOUR_MINUTES.mp3
+    python benchmarks/explain.py speed BUNDLE... --file FOUR_MINUTES.mp3 [--runtimes auto torch] [--rounds 3]
     python benchmarks/explain.py faithful BUNDLE... --store STORE [--methods occlusion gradcam] [--most 50]
     python benchmarks/explain.py refine BUNDLE... --store STORE [--most 12]
     python benchmarks/explain.py levels --store STORE --music FOLDER
     python benchmarks/explain.py planted --out DIR [--pieces 24] [--models cnn boosting] [--methods occlusion gradcam]
 
 speed: seconds from the start of `genretree.explain` to its end, decoding included, and its processor seconds, after one
-run to load libraries; then the whole command, from a fresh process. faithful: deletion and insertion against orders at
-random, by energy and by edges, sanity and stability, on held-out tracks that are predicted correctly. refine: deletion
-and insertion of coarse-to-fine occlusion and of occlusion of every part, on two slices of each held-out track that is
-predicted correctly, in float32 and bf16; curves always in float32. planted: composes two genres that a hi-hat alone
-tells apart, trains on some pieces, and gives the share of the relevance for "With" that lies where the hi-hat lifts the
-spectrum by 10 dB, over the share of that region in the map, on pieces held out. levels: quartiles of the loudness and
-the fluctuation of each band over the training tracks of a store, whose audio lies in FOLDER: the table in
-`genretree.explanation.sentences`. Seed 0 everywhere.
+run to load libraries; then the whole command, from a fresh process; medians of the rounds. faithful: deletion and
+insertion against orders at random, by energy and by edges, sanity and stability, on held-out tracks that are predicted
+correctly. refine: deletion and insertion of coarse-to-fine occlusion and of occlusion of every part, on two slices of
+each held-out track that is predicted correctly, in float32 and bf16; curves always in float32. planted: composes two
+genres that a hi-hat alone tells apart, trains on some pieces, and gives the share of the relevance for "With" that lies
+where the hi-hat lifts the spectrum by 10 dB, over the share of that region in the map, on pieces held out. levels:
+quartiles of the loudness and the fluctuation of each band over the training tracks of a store, whose audio lies in
+FOLDER: the table in `genretree.explanation.sentences`. Seed 0 everywhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
+import json
+import statistics
 import subprocess
 import sys
 import time
@@ -53,6 +56,7 @@ from genretree.explanation.sentences import PHRASES, measure_level
 from genretree.explanation.slices import TrackSlices, read_track, score
 from genretree.explanation.survey import survey
 from genretree.explanation.target import make_target
+from genretree.models.runtime.types import RuntimeChoice
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.slices import iter_slices, skip_silent
@@ -70,34 +74,49 @@ FIT: dict[str, Sequence[str]] = {
 }
 
 
-def speed(bundles: Sequence[Path], file: Path, methods: Sequence[str]) -> None:
-    """Print a line for each bundle and method."""
+def speed(
+    bundles: Sequence[Path],
+    file: Path,
+    methods: Sequence[str],
+    runtimes: Sequence[RuntimeChoice] = ("auto",),
+    rounds: int = 1,
+) -> list[dict[str, Any]]:
+    """Print a line for each bundle, runtime and method, and return the seconds of each round."""
     seconds = len(decode(file)) / SAMPLE_RATE
-    for folder in bundles:
-        bundle = load_bundle(folder, "auto", "auto")
+    measured = []
+    for folder, runtime in itertools.product(bundles, runtimes):
+        bundle = load_bundle(folder, runtime, "auto")
         for method in methods:
             if method not in FIT.get(bundle.family, ("occlusion",)):
                 continue
-            explain(bundle, file, method=method)
-            begun, processor = time.monotonic(), time.process_time()
-            found = explain(bundle, file, method=method)
-            took, processor = time.monotonic() - begun, time.process_time() - processor
-            begun = time.monotonic()
-            command = [
-                sys.executable,
-                "-m",
-                "genretree",
-                "explain",
-                str(folder),
-                str(file),
-                "--method",
-                method,
-                "--quiet",
-            ]
-            subprocess.run(command, check=True, capture_output=True)
-            whole = time.monotonic() - begun
-            cells = [folder.name, bundle.runtime, method, f"{seconds:.0f} s", str(len(found.track_slices))]
-            print(" | ".join([*cells, f"{took:.1f} s", f"{processor:.1f} s", f"{whole:.1f} s"]), flush=True)
+            command = [sys.executable, "-m", "genretree", "explain", str(folder), str(file)]
+            command += ["--method", method, "--runtime", runtime, "--quiet"]
+            n_slices = len(explain(bundle, file, method=method).track_slices)
+            warm, processor, whole = [], [], []
+            for _ in range(rounds):
+                begun, used = time.monotonic(), time.process_time()
+                explain(bundle, file, method=method)
+                warm.append(time.monotonic() - begun)
+                processor.append(time.process_time() - used)
+                begun = time.monotonic()
+                subprocess.run(command, check=True, capture_output=True)
+                whole.append(time.monotonic() - begun)
+            measured.append(
+                {
+                    "bundle": folder.name,
+                    "runtime": bundle.runtime,
+                    "method": method,
+                    "sound": seconds,
+                    "slices": n_slices,
+                    "explain": warm,
+                    "processor": processor,
+                    "command": whole,
+                }
+            )
+            cells = [folder.name, bundle.runtime, method, f"{seconds:.0f} s", str(n_slices)]
+            medians = [f"{statistics.median(times):.1f} s" for times in (warm, processor, whole)]
+            print(" | ".join([*cells, *medians]), flush=True)
+    return measured
 
 
 def faithful(bundles: Sequence[Path], store: Store, methods: Sequence[str], most: int) -> None:
@@ -277,9 +296,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["cnn", "boosting"])
     parser.add_argument("--pieces", type=int, default=24)
     parser.add_argument("--most", type=int, default=50)
+    parser.add_argument("--runtimes", nargs="+", default=["auto"])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.what == "speed":
-        speed(given.bundles, given.file, given.methods)
+        measured = speed(given.bundles, given.file, given.methods, given.runtimes, given.rounds)
+        if given.json:
+            given.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
     elif given.what == "faithful":
         faithful(given.bundles, Store(given.store), given.methods, given.most)
     elif given.what == "refine":

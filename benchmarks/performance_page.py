@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import many_cores
 import memory
+import published_loop
 import scaling
 import training
 
@@ -105,18 +109,164 @@ def scale(rows: list[dict[str, Any]]) -> str:
     return "\n".join([f"{size}\n\n{scaling.HEAD}", *map(scaling.line, rows)])
 
 
+def published(rows: list[dict[str, Any]]) -> str:
+    """Write the study's own training loops against genretree."""
+    head = "model | study, s an epoch | genretree | ratio (range) | target | accuracy, study | genretree"
+    return table(head, [published_loop.format_row(row).strip("| ").split(" | ") for row in rows])
+
+
+def explanations(rows: list[dict[str, Any]]) -> str:
+    """Write seconds of explanations, for a loaded bundle and for the whole command."""
+    head = "bundle, runtime, method | sound | explain, s (range) | processor, s | whole command, s (range)"
+    lines = []
+    for row in rows:
+        times = [_seconds(row[name]) for name in ("explain", "processor", "command")]
+        lines.append([f"{row['bundle']}, {row['runtime']}, {row['method']}", f"{row['sound']:.0f} s", *times])
+    return table(head, lines)
+
+
+def _seconds(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def more_cores(found: list[dict[str, Any]]) -> str:
+    """Write what more processors would give."""
+    return table(many_cores.HEAD, [row for item in found for row in many_cores.rows(item)])
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "stages": ("From sound file to batch", stages),
     "training": ("Training steps", train),
+    "published": ("The study's own training loops", published),
     "components": ("Principal components", components),
     "networks": ("Networks by runtime", runtimes),
     "track": ("A track by runtime", runtimes),
     "folder": ("A folder of music", runtimes),
+    "untrained": ("A folder of music, without training", runtimes),
+    "explain": ("Explanations", explanations),
     "cores": ("One processor and all", runtimes),
+    "many": ("Simulation of more processors", more_cores),
     "start": ("Start-up, with all that is loaded", runtimes),
     "memory": ("Peak memory", remember),
     "scaling": ("How time grows with data", scale),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A target, and the cell of a section's tables that says whether it is reached.
+
+    Parameters
+    ----------
+    what : str
+        Shown on the page.
+    section, after, row : str
+        The cell is in the first row that begins with `row`, after the first line that contains `after`.
+    column : int
+        Of the cell; its first number counts.
+    limit : float
+        In the unit of the cell.
+    at_most : bool
+        Whether less is better.
+    real_time : bool
+        Whether the cell has milliseconds and the limit is a multiple of real time.
+    """
+
+    what: str
+    section: str
+    row: str
+    column: int
+    limit: float
+    after: str = ""
+    at_most: bool = False
+    real_time: bool = False
+
+    def judge(self, lines: Sequence[str]) -> str:
+        """Return the figure and whether it reaches the target, or a dash if it was not measured."""
+        begin = next((place for place, line in enumerate(lines) if self.after in line), len(lines))
+        value = find_number(lines[begin:], self.row, self.column)
+        if value is None:
+            return "-"
+        if self.real_time:
+            sound = re.search(r"([0-9.]+) s of music", lines[0])
+            if sound is None:
+                return "-"
+            value = 1000 * float(sound[1]) / value
+        reached = value <= self.limit if self.at_most else value >= self.limit
+        return f"{value:,.4g}: {'reached' if reached else '**not reached**'}"
+
+
+def find_number(lines: Sequence[str], row: str, column: int) -> float | None:
+    """Return the first number in a cell of the first row that begins with these words."""
+    for line in lines:
+        cells = line.strip("| ").split(" | ")
+        if cells[0].startswith(row) and column < len(cells):
+            return float(cells[column].split()[0].replace(",", ""))
+    return None
+
+
+TARGETS = (
+    Target(what="spectra: 5 times librosa", section="stages", row="mel + CQT", column=3, limit=5),
+    Target(what="decoding mp3: 1.6 times librosa", section="stages", row="mp3 to", column=3, limit=1.6),
+    Target(what="33 files to stored slices: 25 times", section="stages", row="33 sound files", column=3, limit=25),
+    Target(what="JPEGs of the data set: 2.5 times Pillow", section="stages", row="48 rendered", column=3, limit=2.5),
+    Target(what="shuffled batches: 50 times", section="stages", row="a shuffled batch", column=3, limit=50),
+    *(
+        Target(what=f"training {row}: {goal} times the study", section="published", row=row, column=3, limit=goal)
+        for row, goal in (("cnn", 4), ("efficientnet-b0", 4), ("ast", 8))
+    ),
+    Target(
+        what="four minutes to a path: 250 ms", section="track", row="openvino bf16", column=1, limit=250, at_most=True
+    ),
+    Target(what="the same: 6 times librosa with torch", section="track", row="openvino bf16", column=2, limit=6),
+    *(
+        Target(what=what, section=section, row="openvino bf16, 2", column=1, limit=500, real_time=True)
+        for section, what in (
+            ("folder", "a folder: 500 times real time"),
+            ("untrained", "without training: 500 times real time"),
+        )
+    ),
+    *(
+        Target(
+            what=f"explain a minute, {row}, start included: {goal} s",
+            section="explain",
+            row=row,
+            column=4,
+            limit=goal,
+            at_most=True,
+        )
+        for row, goal in (
+            ("cnn, openvino", 3),
+            ("efficientnet-b0, openvino", 3),
+            ("efficientnet-b0, torch", 5),
+            ("musicnn-ours", 6),
+        )
+    ),
+    *(
+        Target(
+            what=f"{name} with two processors: 1.8 times", section="cores", after=name, row="all 2", column=2, limit=1.8
+        )
+        for name in ("prepare", "predict")
+    ),
+    Target(
+        what="cold start, a minute, with an export: 1,000 ms",
+        section="start",
+        row="genretree predict, auto, a minute",
+        column=1,
+        limit=1000,
+        at_most=True,
+    ),
+    Target(what="`--help`: 300 ms", section="start", row="genretree --help", column=1, limit=300, at_most=True),
+)
+
+
+def write_targets(machines: dict[str, dict[str, Any]]) -> str:
+    """Return a table of all targets, and whether each machine reaches them."""
+    rows = []
+    for target in TARGETS:
+        tables = [machine["sections"].get(target.section, {}).get("tables", [""]) for machine in machines.values()]
+        rows.append([target.what, *(target.judge(lines) for lines in tables)])
+    return table(" | ".join(["target", *map(short_name, machines.values())]), rows)
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -150,13 +300,19 @@ def write_page(machines: dict[str, dict[str, Any]], quick: bool = False) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         listed.append(f"- **{short_name(machine)}**: {machine['memory']} GB, {machine['system']}; {versions}.")
     parts.append("\n".join(listed))
+    parts += [
+        "## Targets",
+        "Why a target is not reached is said below its table. A dash: not measured.",
+        write_targets(machines),
+    ]
     for name, (title, _) in SECTIONS.items():
         ran = {key: machine for key, machine in machines.items() if name in machine["sections"]}
         parts += [f"## {title}"] if ran else []
         for key, machine in ran.items():
             section = machine["sections"][name]
             parts.append(f"### {short_name(machine)}: {title[0].lower()}{title[1:]}")
-            parts.append(f"`{section['command']}` ({section['seconds']} s, begun {section['began']} UTC)")
+            version = f", genretree {section['version']}" if "version" in section else ""
+            parts.append(f"`{section['command']}` ({section['seconds']} s, begun {section['began']} UTC{version})")
             parts.append("\n".join(section["tables"]))
             parts += [text] if (text := read_notes(f"{key}/{name}")) and not quick else []
     parts += [text] if (text := read_notes("performance")) and not quick else []

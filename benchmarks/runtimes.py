@@ -201,10 +201,9 @@ def _all(bundle: Bundle, files: Sequence[Path], workers: int) -> None:
 
 
 def start(folder: Path, file: Path, rounds: int) -> None:
-    """Print how long the command takes, with all that it has to load.
+    """Print how long the command takes for a file and for its first minute, with all that it has to load.
 
-    Without a bundle, too, for the file and for its first minute, where the weights of mn04 are at hand
-    (`genretree weights get mn04`).
+    Without a bundle, too, where the weights of mn04 are at hand (`genretree weights get mn04`).
     """
     command = [sys.executable, "-m", "genretree"]
     words = {
@@ -213,9 +212,10 @@ def start(folder: Path, file: Path, rounds: int) -> None:
         "genretree predict, auto": [*command, "predict", str(folder), str(file)],
     }
     with tempfile.TemporaryDirectory() as name:
+        minute = Path(name) / "minute.flac"
+        soundfile.write(minute, decode(file)[: 60 * SAMPLE_RATE], SAMPLE_RATE)
+        words["genretree predict, auto, a minute"] = [*command, "predict", str(folder), str(minute)]
         if (cache_folder() / "mn04.safetensors").exists():
-            minute = Path(name) / "minute.flac"
-            soundfile.write(minute, decode(file)[: 60 * SAMPLE_RATE], SAMPLE_RATE)
             words["genretree predict, no bundle"] = [*command, "predict", str(file)]
             words["genretree predict, no bundle, a minute"] = [*command, "predict", str(minute)]
         work = {name: partial(subprocess.run, each, check=True, capture_output=True) for name, each in words.items()}

@@ -113,7 +113,7 @@ def preparing(track: Path, folder: Path) -> Stage:
     def ours() -> None:
         prepare(manifest, folder / "store", overwrite=True)
 
-    return Stage(f"{len(files)} sound files to stored slices (usual: one file, times {len(files)})", usual, ours, 40)
+    return Stage(f"{len(files)} sound files to stored slices (usual: one file, times {len(files)})", usual, ours, 25)
 
 
 def draw_as_authors(path: Path) -> Iterator[bytes]:

@@ -249,3 +249,46 @@ def test_the_tables_of_the_comparison_are_those_of_its_results(tmp_path: Path, m
     monkeypatch.setattr(sys, "argv", ["comparison", "page", str(FOLDER / "comparison.json"), str(copy)])
     comparison.main()
     assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+def test_targets_are_judged_by_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = _load("performance_page", monkeypatch)
+    lines = [
+        "| 200 files, 1000 s of music | ms (range) | times (range) |",
+        "| --- | ---: | ---: |",
+        "| openvino bf16, 2 workers | 2,000.0 (1 to 2) | 1.75 (1 to 2) |",
+    ]
+    goal = {"what": "", "section": "folder", "row": "openvino bf16, 2"}
+    assert page.Target(**goal, column=1, limit=500, real_time=True).judge(lines) == "500: reached"
+    assert page.Target(**goal, column=1, limit=501, real_time=True).judge(lines) == "500: **not reached**"
+    assert page.Target(**goal, column=2, limit=1.8).judge(lines) == "1.75: **not reached**"
+    assert page.Target(**goal, column=2, limit=1.8, at_most=True).judge(lines) == "1.75: reached"
+    assert page.Target(**goal, column=2, limit=1.8, after="another table").judge(lines) == "-"
+    assert page.Target(**goal, column=2, limit=1.8).judge([""]) == "-"
+
+
+def test_every_target_is_in_a_section_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = _load("performance_page", monkeypatch)
+    assert {target.section for target in page.TARGETS} <= set(page.SECTIONS)
+    machines = page.read_machines(FOLDER / "results")
+    judged = page.write_targets(machines).splitlines()[2:]
+    assert len(judged) == len(page.TARGETS)
+    assert all(line.count("|") == len(machines) + 2 for line in judged)
+
+
+def test_simulated_threads_end_at_the_interpreter_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    many_cores = _load("many_cores", monkeypatch)
+    found = many_cores.simulate_predict(0.05, 0.5, [1, 8], pieces=5, duration=1.0)
+    assert found["cores"][8] < 2.5 * found["cores"][1]  # two at most, but for what is in work at the end
+    cells = many_cores.rows(found)
+    assert [row[2] for row in cells] == ["1", "8"]
+    assert cells[0][4] == "1.0"
+
+
+def test_prepare_around_simulated_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many_cores, synthetic = _load("many_cores", monkeypatch), _load("synthetic", monkeypatch)
+    synthetic.write_music(tmp_path / "music", 4, 12.0)
+    files = sorted((tmp_path / "music").rglob("*.wav"))[:4]
+    found = many_cores.simulate_prepare(files, 2, [2])
+    assert found["seconds"] > 0
+    assert found["cores"][2] > 0

@@ -1,0 +1,249 @@
+r"""Where more processors stop helping: `prepare` and `predict` simulated with up to 16, from what was measured on one.
+
+    python benchmarks/many_cores.py BUNDLE MUSIC [--files 50] [--copies 20] [--cores 1 2 4 8 16] [--json FILE]
+
+The work of one file is timed on one processor, which it keeps busy. With more processors than the machine has, the work
+itself is replaced by waiting just as long, and everything around it is real:
+
+- prepare: worker processes wait, then write the file's shard; the main process submits, collects and joins the shards
+  to a store. What is counted begins when the workers have started.
+- predict: threads of one process. py-spy samples for how much of a file's time its thread holds Python's interpreter
+  lock (GIL). Each simulated file holds the lock for this time, in `--pieces` pieces, and waits without it for the rest.
+
+The disk is the machine's own. Not simulated: processors that share their memory bandwidth and their clock rate, so real
+speedups are lower. py-spy is among the development tools (`make test` installs them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from genretree.bundle.bundle import load_bundle
+from genretree.corpus.manifest import Failure, read_manifest
+from genretree.corpus.prepare import TrackJob, prepare, prepare_safely, shard_files
+from genretree.parallel import worker_pool
+from genretree.prediction.predict import find_files, predict
+from genretree.settings import ImageSettings
+
+RATE = 200  # samples of the interpreter lock in a second
+HEAD = "command | seconds a file, one processor | cores | files a second | times one core | limit"
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Let this process use one processor only."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+# -- prepare -----------------------------------------------------------------------------------------------------------
+
+
+def copy_files(files: Sequence[Path], copies: int, folder: Path) -> Path:
+    """Copy files, list them in a CSV, and return its path."""
+    table = folder / "tracks.csv"
+    with table.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "genre", "artist"])
+        for number, file in enumerate(files):
+            for copy in range(copies):
+                path = folder / f"{copy}-{number}{file.suffix}"
+                shutil.copy(file, path)
+                writer.writerow([path, ("music", "other")[number % 2], f"artist {number % 20}"])
+    return table
+
+
+def wait_and_copy(job: TrackJob, ready: TrackJob, seconds: float) -> None:
+    """Take the place of a file's work: wait as long, and write the shard."""
+    time.sleep(seconds)
+    for source, target in zip(shard_files(ready), shard_files(job), strict=True):
+        shutil.copyfile(source, target)
+
+
+def simulate_prepare(files: Sequence[Path], copies: int, cores: Sequence[int]) -> dict[str, Any]:
+    """Time `prepare` around simulated workers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "music").mkdir()
+        manifest = read_manifest(copy_files(files, copies, folder / "music"))
+        ready: list[TrackJob] = []
+        seconds = 0.0
+
+        def measure(jobs: Sequence[TrackJob], report: Callable[[TrackJob, Failure | None], None]) -> None:
+            nonlocal seconds
+            chosen = [job for job in jobs if job.path.name.startswith("0-")]
+            for job in chosen[:2]:  # loads libraries
+                prepare_safely(job)
+            began = time.perf_counter()
+            for job in chosen[2:]:
+                prepare_safely(job)
+            seconds = (time.perf_counter() - began) / len(chosen[2:])
+            ready.extend(chosen)
+            raise InterruptedError
+
+        try:
+            with one_processor():
+                prepare(manifest, folder / "measured", ImageSettings(), run_jobs=measure)
+        except InterruptedError:
+            pass
+        by_number = {job.path.name.split("-")[1]: job for job in ready}
+        found: dict[str, Any] = {"command": "prepare", "seconds": seconds, "cores": {}}
+        for count in cores:
+            found["cores"][count] = len(manifest.tracks) / _prepare_with(
+                count, manifest, folder / f"store-{count}", by_number, seconds
+            )
+            shutil.rmtree(folder / f"store-{count}")
+        return found
+
+
+def _prepare_with(count: int, manifest: Any, out: Path, by_number: dict[str, TrackJob], seconds: float) -> float:
+    """Return the seconds of `prepare` from when the workers are running."""
+    began = 0.0
+
+    def run(jobs: Sequence[TrackJob], report: Callable[[TrackJob, Failure | None], None]) -> None:
+        nonlocal began
+        with worker_pool(count) as pool:
+            for future in [pool.submit(time.sleep, 0.5) for _ in range(2 * count)]:
+                future.result()
+            began = time.perf_counter()
+            futures = {
+                pool.submit(wait_and_copy, job, by_number[job.path.name.split("-")[1]], seconds): job for job in jobs
+            }
+            for future in as_completed(futures):
+                future.result()
+                report(futures[future], None)
+
+    prepare(manifest, out, ImageSettings(), run_jobs=run)
+    return time.perf_counter() - began
+
+
+# -- predict -----------------------------------------------------------------------------------------------------------
+
+
+def predict_forever(folder: Path, files: Sequence[Path]) -> None:
+    """Predict on one processor, file after file; print the seconds of a file when libraries are loaded."""
+    with one_processor():
+        bundle = load_bundle(folder, "auto", "auto")
+        list(predict(bundle, files[:2], workers=1))
+        began = time.perf_counter()
+        list(predict(bundle, files, workers=1))
+        print((time.perf_counter() - began) / len(files), flush=True)
+        while True:
+            list(predict(bundle, files, workers=1))
+
+
+def measure_lock(folder: Path, music: Path, n_files: int, duration: int) -> tuple[float, float]:
+    """Return the seconds of a file on one processor, and the share of them in which the lock is held."""
+    words = [sys.executable, __file__, str(folder), str(music), "--files", str(n_files), "--forever"]
+    with (
+        subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process,
+        tempfile.TemporaryDirectory() as name,
+    ):
+        try:
+            assert process.stdout is not None
+            seconds = float(process.stdout.readline())
+            samples = Path(name) / "samples"
+            command = [
+                str(Path(sys.executable).with_name("py-spy")),
+                "record",
+                "--pid",
+                str(process.pid),
+                "--gil",
+                "--format",
+                "raw",
+                "--rate",
+                str(RATE),
+            ]
+            command += ["--duration", str(duration), "--output", str(samples)]
+            subprocess.run(command, check=True, capture_output=True)
+        finally:
+            process.kill()
+        held = sum(int(line.rsplit(" ", 1)[1]) for line in samples.read_text(encoding="utf-8").splitlines())
+    return seconds, held / (RATE * duration)
+
+
+def simulate_predict(
+    seconds: float, share: float, cores: Sequence[int], pieces: int, duration: float
+) -> dict[str, Any]:
+    """Time threads that hold the lock for a share of the time."""
+    found: dict[str, Any] = {"command": "predict", "seconds": seconds, "lock": share, "cores": {}}
+    hold, wait = share * seconds / pieces, (1 - share) * seconds / pieces
+
+    def work(end: float) -> float:
+        done = 0
+        while time.perf_counter() < end:
+            released = time.perf_counter() + hold
+            while time.perf_counter() < released:
+                pass
+            time.sleep(wait)
+            done += 1
+        return done / pieces
+
+    for count in cores:
+        with ThreadPoolExecutor(count) as pool:
+            began = time.perf_counter()
+            done = sum(pool.map(work, [began + duration] * count))
+            found["cores"][count] = done / (time.perf_counter() - began)
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def rows(found: dict[str, Any]) -> list[list[str]]:
+    """Return the lines of a command in the table."""
+    first = found["cores"][min(found["cores"], key=int)]
+    limit = f"interpreter lock, held {found['lock']:.0%} of a file's time" if "lock" in found else "main process, disk"
+    return [
+        [found["command"], f"{found['seconds']:.3f}", str(count), f"{rate:.1f}", f"{rate / first:.1f}", limit]
+        for count, rate in found["cores"].items()
+    ]
+
+
+def main() -> None:
+    """Measure, simulate and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("music", type=Path)
+    parser.add_argument("--files", type=int, default=50)
+    parser.add_argument("--copies", type=int, default=20, help="of each file, for prepare")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--pieces", type=int, default=100, help="in which a simulated file holds the lock")
+    parser.add_argument("--seconds", type=int, default=10, help="of sampling, and of each simulation of predict")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--forever", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    files = [path.absolute() for path in find_files([given.music]) if isinstance(path, Path)][: given.files]
+    if given.forever:
+        predict_forever(given.bundle, files)
+    seconds, share = measure_lock(given.bundle, given.music, given.files, given.seconds)
+    found = [
+        simulate_predict(seconds, share, given.cores, given.pieces, given.seconds),
+        simulate_prepare(files, given.copies, given.cores),
+    ]
+    print(f"| {HEAD} |")
+    for row in [row for item in found for row in rows(item)]:
+        print("| " + " | ".join(row) + " |")
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

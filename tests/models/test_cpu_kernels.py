@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from genretree.models.families.ast import build_network
+from genretree.models.families.study_networks import StudyTransformer
 from genretree.models.neural.cpu_kernels import FastDropout, GlobalMean, enable_cpu_kernels
 from genretree.models.neural.settings import AstSettings
 from genretree.taxonomy import Taxonomy
@@ -73,6 +74,21 @@ def test_cpu_kernels_preserve_outputs_and_gradients() -> None:
         assert float((one.grad - other.grad).norm()) < 0.03 * length + 1e-4, name
     with torch.inference_mode():
         torch.testing.assert_close(plain.eval()(images)["scores"], quick.eval()(images)["scores"], rtol=0, atol=0)
+
+
+def test_the_attention_of_the_study_uses_the_fast_dropout_in_training() -> None:
+    torch.manual_seed(0)
+    network = StudyTransformer(1, 64, 27, dropout=0.0)
+    enable_cpu_kernels(network)
+    assert all(isinstance(layer.attention_dropout, FastDropout) for layer in network.layers)
+    images = torch.rand(3, 1, 64, 64)
+    training = network.train().features(images)  # matrix products, and torch's attention at inference
+    torch.testing.assert_close(training, network.eval().features(images), rtol=1e-4, atol=1e-5)
+    network.train()
+    for layer in network.layers:
+        layer.attention_dropout.p = 0.4
+    one, other = network.features(images), network.features(images)
+    assert not torch.allclose(one, other)
 
 
 def test_global_mean_equals_pytorch() -> None:

@@ -252,7 +252,7 @@ def test_dropout_places() -> None:
     assert [module.p for name, module in network.named_modules() if isinstance(module, nn.Dropout)] == [0.3] * 4
     transformer = build("ast-published").backbone
     assert {module.p for module in transformer.modules() if isinstance(module, nn.Dropout)} == {0.4}
-    assert {layer.attention_dropout for layer in transformer.layers} == {0.4}
+    assert {layer.attention_dropout.p for layer in transformer.layers} == {0.4}
 
 
 def test_stochastic_depth_drops_whole_images_as_often_as_torchvision() -> None:

@@ -158,7 +158,7 @@ class _PostNormLayer(nn.Module):
         nn.init.xavier_uniform_(self.in_proj.weight)
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
-        self.attention_dropout = dropout
+        self.attention_dropout = nn.Dropout(dropout)
         self.dropout1 = nn.Dropout(dropout)
         self.norm1 = nn.LayerNorm(_HIDDEN)
         self.linear1 = nn.Linear(_HIDDEN, _MLP)
@@ -177,8 +177,13 @@ class _PostNormLayer(nn.Module):
         n, length, width = tokens.shape
         packed = self.in_proj(tokens).view(n, length, 3, _ATTENTION_HEADS, width // _ATTENTION_HEADS)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
-        drop = self.attention_dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=drop)
+        if self.training and tokens.device.type == "cpu":
+            # torch's attention has no fused kernel with dropout on CPUs, and a slow dropout.
+            scores = query @ key.transpose(2, 3) * (width // _ATTENTION_HEADS) ** -0.5
+            attended = self.attention_dropout(torch.softmax(scores, dim=-1)) @ value
+        else:
+            drop = self.attention_dropout.p if self.training else 0.0
+            attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=drop)
         projected: Tensor = self.out_proj(attended.transpose(1, 2).reshape(n, length, width))
         return projected
 

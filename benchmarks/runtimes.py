@@ -47,9 +47,9 @@ from genretree.models.runtime.types import EXPORT_FORMATS, ExportFormat, Runner,
 from genretree.parallel import fast_bf16, shared_by
 from genretree.prediction.predict import Prediction, find_files, predict, predict_file
 from genretree.settings import SAMPLE_RATE, ImageSettings
-from genretree.sound.decode import decode
+from genretree.sound.decode import AudioPath, decode
 from genretree.sound.features import Inputs
-from genretree.sound.slices import SliceImages, iter_slices, slice_track
+from genretree.sound.slices import DecodeAt, FeatureSlice, iter_input_slices, skip_silent, slice_track
 
 BATCHES = (1, 32)
 MEASURED: list[dict[str, Any]] = []  # for --json
@@ -146,14 +146,22 @@ def _by_librosa(bundle: Bundle, file: Path) -> Prediction:
 
     module = sys.modules[predict_file.__module__]
 
-    def usual(path: Path, settings: ImageSettings, salvage: bool, features: Sequence[str]) -> Iterator[SliceImages]:
-        return slice_track(librosa.load(path)[0], settings, "librosa", features)
+    used = False
 
-    module.iter_slices = usual  # type: ignore[attr-defined]
+    def usual(
+        decode_at: DecodeAt, settings: ImageSettings, features: Sequence[str], path: AudioPath
+    ) -> Iterator[FeatureSlice]:
+        nonlocal used
+        used = True
+        return skip_silent(slice_track(librosa.load(path)[0], settings, "librosa", features), path)
+
+    module.iter_input_slices = usual  # type: ignore[attr-defined]
     try:
-        return predict_file(bundle, file)
+        found = predict_file(bundle, file)
     finally:
-        module.iter_slices = iter_slices  # type: ignore[attr-defined]
+        module.iter_input_slices = iter_input_slices  # type: ignore[attr-defined]
+    assert used, "predict_file computes its slices by another function"
+    return found
 
 
 def track(folder: Path, file: Path, rounds: int) -> None:

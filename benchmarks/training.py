@@ -43,7 +43,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, get_cosine_schedule_with_warmup, set_seed
+from transformers import Trainer, get_constant_schedule, get_cosine_schedule_with_warmup, set_seed
 
 from genretree.corpus.store import Store
 from genretree.models import get_family
@@ -228,7 +228,10 @@ def train_published(task: Task) -> None:
     network = task.build().train()
     optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = round(min(settings.warmup_epochs, settings.epochs / 4) * task.batches)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.epochs * task.batches)
+    if settings.schedule == "study":  # reacts to the validation loss, and there is no validation here
+        schedule = get_constant_schedule(optimizer)
+    else:
+        schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.epochs * task.batches)
 
     def order() -> Iterator[list[int]]:
         while True:
@@ -241,7 +244,8 @@ def train_published(task: Task) -> None:
         loss = network.head.loss(scores, leaves)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
+        if settings.max_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
         optimizer.step()
         schedule.step()
         gate.losses.append(loss.item())

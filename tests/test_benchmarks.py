@@ -72,8 +72,19 @@ def test_both_ways_of_training_learn_the_same(
     orders = [{"steps": 2, "batches": []}] * 2
     ours = _teach(training.train_ours, training.Over, task, orders, monkeypatch, capsys)
     orders = [{"steps": 2, "batches": turn["batches"]} for turn in ours]
+    norms: list[float] = []
+    step = torch.optim.Adam.step
+
+    def watched(optimizer: torch.optim.Adam, *more: Any) -> Any:
+        gradients = [each.grad for group in optimizer.param_groups for each in group["params"]]
+        norms.append(sum(float(gradient.norm()) for gradient in gradients if gradient is not None))
+        return step(optimizer, *more)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
     published = _teach(training.train_published, training.Over, task, orders, monkeypatch, capsys)
     assert [len(turn["losses"]) for turn in ours] == [len(turn["losses"]) for turn in published] == [2, 2]
+    assert len(norms) >= 3  # the gate is before the loss is read
+    assert min(norms) > 0  # the recipe doesn't clip gradients
     seen = [position for turn in ours for batch in turn["batches"] for position in batch]
     assert len(set(seen)) == len(seen) == 64  # four batches of one epoch
     # The same start and slices; dropout and rounding differ.

@@ -233,6 +233,9 @@ def test_the_commands(music: Path, tmp_path: Path, fake: FakeEmbedder) -> None:
     assert "new.wav" in fake.embedded
     assert "Similar to" in result.output
     assert _run("embed", tmp_path / "nothing.wav", "-o", tmp_path / "x.npy").exit_code == 1
+    result = _run("similar", new, "--in", music)
+    assert result.exit_code == 1
+    assert "embed it first: genretree embed" in result.output
 
 
 def test_mn04_embeds_windows_of_10_seconds(mn04: Mn04, tmp_path: Path) -> None:

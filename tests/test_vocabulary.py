@@ -148,3 +148,21 @@ def test_bad_vocabulary_files_are_refused(tmp_path: Path, text: str, message: st
         Vocabulary.load(path)
     with pytest.raises(TaxonomyError, match="cannot read"):
         Vocabulary.load(tmp_path / "none.yaml")
+
+
+def test_a_second_name_for_a_genre_is_called_a_synonym() -> None:
+    match = VOCABULARY.match(Taxonomy.from_nested(["Hip hop", "Rap", "Talk"]))
+    synonyms = {node.node: match.synonym(node) for node in match.nodes}
+    assert synonyms == {("Hip hop",): (), ("Rap",): ("Hip hop",), ("Talk",): ()}
+    with pytest.raises(TaxonomyError, match=r"only Hip hop in this tree.*Rap means the same as Hip hop"):
+        _ = match.taxonomy
+
+
+def test_empty_files_and_folders_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").touch()
+    with pytest.raises(TaxonomyError, match="the file is empty"):
+        Vocabulary.load(tmp_path / "empty.yaml")
+    with pytest.raises(TaxonomyError, match="the file is empty"):
+        Taxonomy.load(tmp_path / "empty.yaml")
+    with pytest.raises(TaxonomyError, match="a folder, not a tree file"):
+        Taxonomy.load(tmp_path)

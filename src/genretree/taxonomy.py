@@ -125,6 +125,8 @@ class Taxonomy:
     def from_yaml(cls, path: str | Path) -> Taxonomy:
         """Read a tree from a YAML file: nested YAML, or the keys `tree` and `levels`, a list of level names."""
         path = require_path("path", path)
+        if path.is_dir():
+            raise TaxonomyError(f"{path}: a folder, not a tree file in YAML; a bundle's folder comes before the files")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -176,6 +178,8 @@ class Taxonomy:
             content = load_yaml(text)
         except yaml.YAMLError as error:
             raise TaxonomyError(f"{source}: not valid YAML: {error}") from error
+        if content is None:
+            raise TaxonomyError(f"{source}: the file is empty; write a tree of genres, as in docs/formats.md")
         levels = None
         if isinstance(content, dict) and set(content) == {"levels", "tree"}:
             content, levels = content["tree"], content["levels"]

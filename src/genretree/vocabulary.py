@@ -115,11 +115,22 @@ class VocabularyMatch:
         """
         if len(self.leaves) < 2:
             found = f"only {format_path(self.leaves[0])}" if self.leaves else "none of its genres"
+            same = [
+                f"{format_path(node.node)} means the same as {format_path(self.synonym(node))}; "
+                for node in self.nodes
+                if self.synonym(node)
+            ]
             raise TaxonomyError(
-                f"tags indicate {found} in this tree, and at least 2 genres are needed; use common English names, or "
-                "add names to a vocabulary file"
+                f"tags indicate {found} in this tree, and at least 2 genres are needed; {''.join(same[:2])}use common "
+                "English names, or add names to a vocabulary file"
             )
         return Taxonomy(self.leaves, self.levels[: max(map(len, self.leaves))])
+
+    def synonym(self, node: NodeMatch) -> NodePath:
+        """Return a node that means the same as a node that no tag indicates; empty if there is none."""
+        if node.reached:
+            return ()
+        return next((other.node for other in self.nodes if other.reached and {*other.concepts} & {*node.concepts}), ())
 
     @property
     def unreached(self) -> tuple[NodePath, ...]:
@@ -340,6 +351,8 @@ def _read_concepts(text: str, source: str, known: Mapping[str, Concept]) -> dict
         content = load_yaml(text)
     except yaml.YAMLError as error:
         raise TaxonomyError(f"{source}: not valid YAML: {error}") from error
+    if content is None:
+        raise TaxonomyError(f"{source}: the file is empty")
     concepts = dict(known)
     try:
         for concept in _walk(content, None):

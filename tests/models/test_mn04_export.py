@@ -11,7 +11,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from genretree.cli import main
+from genretree.errors import BundleError
 from genretree.models.pretrained import mn04_weights
+from genretree.models.pretrained.download import get_weights
 from genretree.models.pretrained.mn04_export import FOLDER, export_mn04, open_mn04_export
 from genretree.models.pretrained.musicnn_weights import digest
 from genretree.prediction.untrained import load_tagger, untrained_bundle
@@ -58,7 +60,7 @@ def test_an_export_is_made_once(cache: Path) -> None:
     before = (cache / FOLDER / "export.json").stat().st_mtime_ns
     assert export_mn04() == [cache / FOLDER / "network.bin"]
     assert (cache / FOLDER / "export.json").stat().st_mtime_ns == before
-    assert sorted(path.name for path in cache.iterdir()) == ["mn04-openvino", "mn04.safetensors"]
+    assert sorted(path.name for path in cache.glob("[!.]*")) == ["mn04-openvino", "mn04.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["network.bin", "network.xml", "export.json"])
@@ -115,3 +117,55 @@ def test_a_prediction_without_a_bundle_does_not_import_torch(cache: Path, tmp_pa
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["openvino", "float32", "False"]
+
+
+def test_weights_are_installed_even_if_no_export_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_mn04(tmp_path / "cache")
+    _use(folder, monkeypatch)
+
+    def fail(*arguments: object) -> float:
+        raise BundleError("network: can't be exported")
+
+    monkeypatch.setattr("genretree.models.runtime.convert.write_checked_graph", fail)
+    assert get_weights("mn04") == [folder / "mn04.safetensors"]
+    assert "mn04 runs in PyTorch" in caplog.text
+    assert {path.name for path in folder.iterdir()} <= {"mn04.safetensors", ".mn04-openvino.lock"}
+
+
+@pytest.mark.parametrize("kind", ["file", "draft"])
+def test_leftovers_do_not_stop_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    folder = write_mn04(tmp_path / "cache")
+    _use(folder, monkeypatch)
+    if kind == "file":
+        (folder / FOLDER).write_text("something else")
+    else:  # of a process that was killed
+        (folder / f".{FOLDER}.draft").mkdir()
+        (folder / f".{FOLDER}.draft" / "network.bin").write_text("half")
+    export_mn04()
+    assert open_mn04_export() is not None
+    assert not (folder / f".{FOLDER}.draft").exists()
+
+
+def test_bf16_is_refused_without_a_bundle(cache: Path, tmp_path: Path) -> None:
+    sf.write(tmp_path / "song.wav", synthesise("Drone", 0, 12.0), SAMPLE_RATE)
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "song.wav"), "--precision", "bf16"])
+    assert result.exit_code == 2
+    assert "float32 only" in result.output
+
+
+def test_silence_has_no_genre_even_if_one_is_asked_for(cache: Path, tmp_path: Path) -> None:
+    sf.write(tmp_path / "silence.wav", np.zeros(12 * SAMPLE_RATE, np.float32), SAMPLE_RATE)
+    for options in ([], ["--force"]):
+        result = CliRunner().invoke(main, ["predict", str(tmp_path / "silence.wav"), *options])
+        assert result.exit_code == 0
+        assert "not music: silence" in result.output
+
+
+def test_an_error_after_decoding_began_is_all_that_is_said(cache: Path, tmp_path: Path) -> None:
+    sf.write(tmp_path / "silence.wav", np.zeros(30 * 44100, np.float32), 44100)
+    np.save(tmp_path / "music.npy", np.zeros((1, 2), np.float32))
+    command = [sys.executable, "-m", "genretree", "embed", str(tmp_path / "silence.wav"), "-o", str(tmp_path / "e.npy")]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "nanobind" not in found.stderr

@@ -85,10 +85,6 @@ _WORDS = "genretree.cli.words"  # the command line, in the context's `meta`
 _WITH_OWN_SIGNALS = "serve"
 
 
-# Python's last search for garbage visits every object of every library: an eighth of a short command's time.
-atexit.register(gc.freeze)
-
-
 class _Terminated(KeyboardInterrupt):
     """Raised on SIGTERM, to end a command in the same way as Ctrl-C."""
 
@@ -148,7 +144,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
         except KeyboardInterrupt as error:
             if ctx.invoked_subcommand == _WITH_OWN_SIGNALS:
                 raise
@@ -164,6 +160,10 @@ class _Group(click.Group):
         except OSError as error:
             where = f"{printable(error.filename)}: " if error.filename else ""
             raise click.ClickException(printable_text(f"{where}{error.strerror or error}")) from error
+        # Python's last search for garbage visits every object of every library: an eighth of a short command's time.
+        # After an error it must run, since the error's traceback may keep objects that have to be closed.
+        atexit.register(gc.freeze)
+        return result
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -185,6 +185,12 @@ def _find_in_store(
     from genretree.embedding.neighbours import find_similar
     from genretree.embedding.stores import embed_song, embed_store, load_store_embedder
 
+    if not (folder / "store.json").is_file():
+        shown = printable(folder)
+        raise click.ClickException(
+            f"{shown}: not a store; to search a folder of music, embed it first: genretree embed {shown} --out "
+            "TRACKS.npy, then: --in TRACKS.npy"
+        )
     store = Store(folder)
     embedder = load_store_embedder(store, bundle, download)
     index = embed_store(store, embedder, not quiet)

@@ -163,7 +163,9 @@ def show_vocabulary(match: VocabularyMatch) -> None:
     for node in match.nodes:
         name = escape(node.node[-1])
         if not node.reached:
-            text = f"[yellow]{name}[/]  [dim]no tag; a path stops above[/]"
+            same = match.synonym(node)
+            reason = f"has the same tags as {escape(format_path(same))}" if same else "no tag"
+            text = f"[yellow]{name}[/]  [dim]{reason}; a path stops above[/]"
         else:
             hints = f" (among its siblings: {', '.join(node.hints)})" if node.hints else ""
             text = f"[bold]{name}[/]  [dim]{escape(', '.join(node.tags.get('mn04', ())) + hints)}[/]"

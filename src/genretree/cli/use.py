@@ -76,7 +76,11 @@ if TYPE_CHECKING:
     "--model", metavar="NAME", help="Ready model instead of BUNDLE: short for zoo:NAME (see: genretree models)."
 )
 @click.option("--prompt", help="Template of the texts for --zero-shot.  [default: This is {genre} music.]")
-@click.option("--force", is_flag=True, help="Predict a genre for files that are not music, too, such as speech.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Predict a genre for files that are not music, too, such as speech; not for silence.",
+)
 @click.option("--check-music", is_flag=True, help="Detect files that are not music for BUNDLE; needs mn04's weights.")
 @images_option
 @click.option("--one-track", is_flag=True, help="Treat all images as slices of one track.")
@@ -143,7 +147,7 @@ def predict(
     if zero_shot is not None:
         loaded = _load_zero_shot(zero_shot, tree, vocabulary, prompt, runtime, download)
     elif bundle is None:
-        loaded = load_untrained(tree, vocabulary, runtime)
+        loaded = load_untrained(tree, vocabulary, runtime, precision)
     else:
         loaded = _load_bundle(bundle, tree, vocabulary, runtime, precision, download, quiet)
     tagger = _load_tagger() if check_music else None
@@ -280,8 +284,14 @@ def _load_tagger() -> TaggerModel:
     return load_tagger()
 
 
-def load_untrained(tree: str | None, vocabulary: Path | None, runtime: RuntimeChoice = "torch") -> Bundle:
+def load_untrained(
+    tree: str | None, vocabulary: Path | None, runtime: RuntimeChoice = "torch", precision: Precision = "auto"
+) -> Bundle:
     """Load what predicts without a bundle; the network is loaded at once, so that missing weights end the command."""
+    if precision == "bf16":
+        raise click.UsageError(
+            "mn04 runs in float32 only: bf16 changes its probabilities too much; leave --precision out"
+        )
     if runtime == "onnxruntime":
         raise click.UsageError(
             f"--runtime {runtime} needs a bundle with an export; write one: genretree vocabulary "
@@ -297,8 +307,8 @@ def load_untrained(tree: str | None, vocabulary: Path | None, runtime: RuntimeCh
         return bundle
     if runtime == "openvino":
         raise click.ClickException(
-            "there is no OpenVINO export of mn04 in the cache; write it: pip install 'genretree[openvino]', then: "
-            "genretree weights get mn04"
+            "the cache has no OpenVINO export of mn04 that can be used (missing, damaged, or OpenVINO not installed); "
+            "write it: pip install 'genretree[openvino]', then: genretree weights get mn04"
         )
     bundle.model.torch_module()  # type: ignore[attr-defined]
     return bundle

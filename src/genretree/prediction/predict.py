@@ -351,7 +351,8 @@ def predict(
     workers : int
         Files in work at a time, at most the number of processors, which are divided among them.
     music_only : bool
-        Predict no genre for speech, silence, noise and sound effects, if the model or `tagger` detects them.
+        Predict no genre for speech, noise and sound effects, if the model or `tagger` detects them; for silence in no
+        case.
     tagger : TaggerModel, optional
         Detects them for a bundle of a family other than `tagger`.
 
@@ -537,7 +538,7 @@ def predict_file(
     salvage : bool
         Use what can be decoded of a truncated file.
     music_only : bool
-        Predict no genre for speech, silence, noise and sound effects, if the model detects them.
+        Predict no genre for speech, noise and sound effects, if the model detects them; for silence in no case.
 
     Returns
     -------
@@ -589,7 +590,7 @@ def _predict_file(
         scores = score_file(bundle, file, salvage, tagger)
     except SoundError as error:
         detects = tagger is not None or hasattr(bundle.model, "predict_with_tags")
-        if error.kind == "silence" and detects and music_only:
+        if error.kind == "silence" and detects:
             return _silent(bundle, printable(file))
         raise
     return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only=music_only, n_genres=n_genres)

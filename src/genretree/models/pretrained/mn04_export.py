@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +49,8 @@ def export_mn04() -> list[Path]:
     ------
     BundleError
         If the export fails, or differs from torch.
+    OSError
+        If it can't be written.
     TrainingError
         If the weights are not in the cache.
     """
@@ -59,23 +60,37 @@ def export_mn04() -> list[Path]:
         return []
     if _is_intact(folder):
         return [network_file]
+    from filelock import FileLock
+
     from genretree.models.pretrained.mn04 import as_graph
     from genretree.models.pretrained.mn04_weights import load_mn04
     from genretree.models.runtime.convert import write_checked_graph
 
-    graph = as_graph(load_mn04())
-    draft = cache_folder() / f".{FOLDER}-{os.getpid()}"
-    draft.mkdir()
-    try:
-        write_checked_graph("openvino", graph, GRAPH, draft)
-        files = {path.name: sha256_file(path) for path in sorted(draft.iterdir())}
-        description = {"weights": sha256_file(cache_folder() / _WEIGHTS), "files": files}
-        write_text(draft / _DESCRIPTION, json.dumps(description, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    network = load_mn04()
+    draft = cache_folder() / f".{FOLDER}.draft"
+    with FileLock(cache_folder() / f".{FOLDER}.lock"):
+        if _is_intact(folder):  # another process made it meanwhile
+            return [network_file]
+        _remove(draft)  # of a process that was killed
+        draft.mkdir()
+        try:
+            write_checked_graph("openvino", as_graph(network), GRAPH, draft)
+            files = {path.name: sha256_file(path) for path in sorted(draft.iterdir())}
+            description = {"weights": sha256_file(cache_folder() / _WEIGHTS), "files": files}
+            write_text(draft / _DESCRIPTION, json.dumps(description, indent=1))
+            _remove(folder)
+            draft.rename(folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return [network_file]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_intact(folder: Path) -> bool:

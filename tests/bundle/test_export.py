@@ -300,7 +300,7 @@ def test_threads_that_ask_openvino_first_do_not_wait_for_each_other(exported: Pa
 
 def test_what_is_listed_while_an_export_is_made_stays_listed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("genretree.bundle.export")
-    write = module._write
+    write = module.write_checked_graph
 
     def write_beside_another(*given: Any) -> float:
         (small / "index").mkdir(exist_ok=True)
@@ -308,7 +308,7 @@ def test_what_is_listed_while_an_export_is_made_stays_listed(small: Path, monkey
         update_files(small, "index", {"index/tracks.json": sha256_file(small / "index" / "tracks.json")})
         return float(write(*given))
 
-    monkeypatch.setattr(module, "_write", write_beside_another)
+    monkeypatch.setattr(module, "write_checked_graph", write_beside_another)
     form: Any = "openvino" if "openvino" in INSTALLED else "onnx"
     export_bundle(small, form)
     assert {Path(name).parts[0] for name in read_description(small)["files"]} >= {"index", form}
@@ -380,10 +380,12 @@ def test_an_export_of_its_own_says_what_it_is(small: Path, form: Any, tmp_path: 
 
 def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from genretree.bundle import export
+    from genretree.models.runtime import convert
 
     monkeypatch.setattr(export, "require_export_library", lambda form: None)
-    monkeypatch.setattr(export, "write_graph", lambda *parts: None)
-    monkeypatch.setattr(export, "open_runner", lambda way, path: lambda batch: (np.zeros((len(batch), 5), np.float32),))
+    monkeypatch.setattr(convert, "write_graph", lambda *parts: None)
+    zeros = np.zeros((3, 5), np.float32)
+    monkeypatch.setattr(convert, "open_runner", lambda way, path: lambda batch: (zeros[: len(batch)],))
     before = (small / "bundle.json").read_text()
     with pytest.raises(BundleError, match="away from torch"):
         export_bundle(small, "onnx")

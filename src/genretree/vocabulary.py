@@ -116,9 +116,9 @@ class VocabularyMatch:
         if len(self.leaves) < 2:
             found = f"only {format_path(self.leaves[0])}" if self.leaves else "none of its genres"
             same = [
-                f"{format_path(node.node)} means the same as {format_path(self.synonym(node))}; "
+                f"{format_path(node.node)} means the same as {format_path(other)}; "
                 for node in self.nodes
-                if self.synonym(node)
+                if (other := self.synonym(node))
             ]
             raise TaxonomyError(
                 f"tags indicate {found} in this tree, and at least 2 genres are needed; {''.join(same[:2])}use common "

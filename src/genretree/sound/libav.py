@@ -278,7 +278,7 @@ class _Reader:
         self._last: Packet[Any] | None = None
         self._expected: int | None = None  # timestamp of the next frame
         self._frame_size = FRAME_SIZES.get(stream.demuxer)
-        self._max_gap = None if salvage else _GAPS.get(stream.demuxer)
+        self._max_gap = _GAPS.get(stream.demuxer)
         self._tick = 0.0  # seconds of a timestamp's unit
 
     def read(self) -> Iterator[Block]:

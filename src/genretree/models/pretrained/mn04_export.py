@@ -9,11 +9,12 @@ from pathlib import Path
 
 from genretree.errors import BundleError
 from genretree.files import cache_folder, sha256_file, write_text
+from genretree.models.pretrained.sources import MN04
 from genretree.models.runtime.types import GRAPH, Runner, RuntimeConfig, graph_file
 
 FOLDER = "mn04-openvino"
 _DESCRIPTION = "export.json"
-_WEIGHTS = "mn04.safetensors"
+_WEIGHTS = f"{MN04}.safetensors"
 _CONFIG = RuntimeConfig("openvino", bf16=False)
 
 

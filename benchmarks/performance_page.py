@@ -112,7 +112,7 @@ def scale(rows: list[dict[str, Any]]) -> str:
 def published(rows: list[dict[str, Any]]) -> str:
     """Write the study's own training loops against genretree."""
     head = "model | study, s an epoch | genretree | ratio (range) | target | accuracy, study | genretree"
-    return table(head, [published_loop.format_row(row).strip("| ").split(" | ") for row in rows])
+    return table(head, list(map(published_loop.cells, rows)))
 
 
 def explanations(rows: list[dict[str, Any]]) -> str:

@@ -516,18 +516,23 @@ def main() -> None:
                 for way in sorted(runs, reverse=number % 2 == 1):  # whoever goes first finds a cooler machine
                     runs[way].append(run_apart(way, model, folder, given, number))
             results.append(summarise(model, runs))
-            print(format_row(results[-1]), flush=True)
+            print("| " + " | ".join(cells(results[-1])) + " |", flush=True)
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def format_row(result: dict[str, Any]) -> str:
-    """Return a row of the table."""
+def cells(result: dict[str, Any]) -> list[str]:
+    """Return the cells of a row of the table."""
     seconds, accuracy, (low, high) = result["seconds"], result["accuracy"], result["range"]
-    return (
-        f"| {result['model']} | {seconds['study']:.1f} | {seconds['genretree']:.1f} | {result['ratio']:.1f} "
-        f"({low:.1f} to {high:.1f}) | {result['target']:g} | {accuracy['study']:.1%} | {accuracy['genretree']:.1%} |"
-    )
+    return [
+        result["model"],
+        f"{seconds['study']:.1f}",
+        f"{seconds['genretree']:.1f}",
+        f"{result['ratio']:.1f} ({low:.1f} to {high:.1f})",
+        f"{result['target']:g}",
+        f"{accuracy['study']:.1%}",
+        f"{accuracy['genretree']:.1%}",
+    ]
 
 
 if __name__ == "__main__":

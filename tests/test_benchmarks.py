@@ -219,7 +219,7 @@ def test_the_loop_of_the_study_has_its_networks_and_its_rates(monkeypatch: pytes
     result = loop.summarise("cnn", {"study": one, "genretree": [[(1.0, 1.0, 0.6)]]})
     assert result["ratio"] == 3.0
     assert result["accuracy"] == {"study": 0.5, "genretree": 0.6}
-    assert loop.format_row(result) == "| cnn | 3.0 | 1.0 | 3.0 (3.0 to 3.0) | 4 | 50.0% | 60.0% |"
+    assert loop.cells(result) == ["cnn", "3.0", "1.0", "3.0 (3.0 to 3.0)", "4", "50.0%", "60.0%"]
 
 
 def test_the_performance_page_has_the_results_of_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:

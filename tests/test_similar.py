@@ -27,6 +27,7 @@ from genretree.models.pretrained import mn04_weights, musicnn_features
 from genretree.models.pretrained.mn04 import Mn04
 from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_weights import digest
+from genretree.models.pretrained.sources import MN04_FILE
 from genretree.settings import ImageSettings
 from genretree.sound.decode import decode, iter_blocks
 from genretree.sound.mel_32k import compute_mel_32k
@@ -83,7 +84,7 @@ def mn04(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mn04:
     monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mn04_weights, "DIGEST", digest(network.state_dict()))
     (tmp_path / "cache").mkdir()
-    save_file(network.state_dict(), tmp_path / "cache" / mn04_weights.FILE)
+    save_file(network.state_dict(), tmp_path / "cache" / MN04_FILE)
     return network
 
 

@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder next to `path` for the caller to fill; it replaces `path` at the end.
+
+    On an error the temporary folder is removed and `path` is unchanged. What a killed process left of it is removed by
+    the next one, so two processes need a lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    remove(draft)
+    draft.mkdir()
+    try:
+        yield draft
+        remove(path)
+        draft.rename(path)
+    finally:
+        remove(draft)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with its contents, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import Any
 from genretree.bundle.bundle import Bundle, open_bundle
 from genretree.bundle.manifest import check_files, files_outside, read_description, update_files
 from genretree.errors import BundleError
-from genretree.files import sha256_file, write_text
+from genretree.files import atomic_folder, sha256_file, write_text
 from genretree.models.runtime.convert import INPUT, require_export_library, write_checked_graph
 from genretree.models.runtime.graph import Graph, HasGraphs
 from genretree.models.runtime.types import ExportFormat, graph_file
@@ -67,11 +66,7 @@ def export_bundle(
         raise BundleError(f"{target}: already exists; replace it with `overwrite=True`")
     if out is not None and target.exists() and not (target / _DESCRIPTION).is_file():
         raise BundleError(f"{target}: not an export, so it is not replaced; choose another name or delete it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with atomic_folder(target) as draft:
         difference = max(write_checked_graph(to, graph, name, draft) for name, graph in graphs.items())
         names = sorted(path.name for path in draft.iterdir())
         files = {name: sha256_file(draft / name) for name in names}
@@ -79,10 +74,6 @@ def export_bundle(
             write_text(draft / _DESCRIPTION, json.dumps(_describe(bundle, to, graphs, files), indent=1))
         elif other_files != content["files"]:  # the bundle never lists missing files
             update_files(folder, to, {})
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     if out is None:
         update_files(folder, to, {f"{to}/{name}": digest for name, digest in files.items()})
     return Exported(folder=target, files=tuple(names), difference=difference)

@@ -19,9 +19,9 @@ from genretree.bundle.manifest import read_description
 from genretree.checks import require_integer
 from genretree.errors import ArgumentError, SoundError, TrainingError
 from genretree.explanation.bundle_weights import load_weights_for
-from genretree.files import cache_folder
 from genretree.models.base import embed_slices
 from genretree.models.pretrained.names import MusicnnName
+from genretree.models.pretrained.sources import has_mn04
 from genretree.models.runtime.types import EXPORT_FORMATS
 from genretree.prediction.predict import iter_inputs
 from genretree.settings import ImageSettings
@@ -261,13 +261,6 @@ def _weights_digest(description: Mapping[str, Any]) -> str:
     }
     identity = [{name: description.get(name) for name in ("family", "images", "settings")}, files]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def has_mn04() -> bool:
-    """Return whether the weights of mn04 are on this machine."""
-    from genretree.models.pretrained.mn04_weights import FILE
-
-    return (cache_folder() / FILE).is_file()
 
 
 def load_embedder(bundle: str | Path | None = None, download: bool = False) -> Embedder:

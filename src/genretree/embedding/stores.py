@@ -17,7 +17,6 @@ from genretree.embedding.embedders import (
     Mn04Embedder,
     MusicnnEmbedder,
     embed_batches,
-    has_mn04,
     load_embedder,
 )
 from genretree.embedding.neighbours import TrackIndex
@@ -25,6 +24,7 @@ from genretree.errors import CorpusError
 from genretree.evaluation.evaluate import check_images
 from genretree.files import sha256_file
 from genretree.metrics.calibration import average_by
+from genretree.models.pretrained.sources import has_mn04
 from genretree.progress import progress_bar
 from genretree.settings import ImageSettings
 from genretree.sound.decode import iter_blocks

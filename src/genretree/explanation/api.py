@@ -45,11 +45,10 @@ from genretree.explanation.slices import (
     score,
 )
 from genretree.explanation.target import Target, find_node, make_target, targets_of_path
-from genretree.files import cache_folder
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.models.families.tagger.model import TaggerModel
-from genretree.models.pretrained.sources import MN04
+from genretree.models.pretrained.sources import has_mn04
 from genretree.prediction.predict import SliceScores, as_prediction, tag_slices
 from genretree.sound.images import ImageForm
 from genretree.taxonomy import NodePath, display_name, format_path
@@ -275,14 +274,9 @@ def explain_slices(
     )
 
 
-def has_tagger() -> bool:
-    """Return whether the weights of mn04 are on this machine."""
-    return (cache_folder() / f"{MN04}.safetensors").is_file()
-
-
 def find_tagger() -> TaggerModel | None:
     """Load mn04; None if its weights are not on this machine."""
-    if not has_tagger():
+    if not has_mn04():
         return None
     from genretree.prediction.untrained import load_tagger
 

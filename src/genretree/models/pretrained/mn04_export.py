@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from genretree.errors import BundleError
-from genretree.files import cache_folder, sha256_file, write_text
-from genretree.models.pretrained.sources import MN04
-from genretree.models.runtime.types import GRAPH, Runner, RuntimeConfig, graph_file
+from genretree.files import atomic_folder, cache_folder, sha256_file, write_text
+from genretree.models.pretrained.sources import mn04_path
+from genretree.models.runtime.types import EXPORT_RUNTIMES, GRAPH, Runner, RuntimeConfig, graph_file
 
 FOLDER = "mn04-openvino"
 _DESCRIPTION = "export.json"
-_WEIGHTS = f"{MN04}.safetensors"
-_CONFIG = RuntimeConfig("openvino", bf16=False)
 
 
 def open_mn04_export() -> tuple[Runner, RuntimeConfig] | None:
@@ -32,8 +29,9 @@ def open_mn04_export() -> tuple[Runner, RuntimeConfig] | None:
         return None
     from genretree.models.runtime.backends import open_runner
 
+    config = EXPORT_RUNTIMES["openvino"]
     try:
-        return open_runner(_CONFIG, folder / graph_file("openvino", GRAPH)), _CONFIG
+        return open_runner(config, folder / graph_file("openvino", GRAPH)), config
     except BundleError:  # made by a version of OpenVINO whose format this one can't read
         return None
 
@@ -68,30 +66,15 @@ def export_mn04() -> list[Path]:
     from genretree.models.runtime.convert import write_checked_graph
 
     network = load_mn04()
-    draft = cache_folder() / f".{FOLDER}.draft"
     with FileLock(cache_folder() / f".{FOLDER}.lock"):
         if _is_intact(folder):  # another process made it meanwhile
             return [network_file]
-        _remove(draft)  # of a process that was killed
-        draft.mkdir()
-        try:
+        with atomic_folder(folder) as draft:
             write_checked_graph("openvino", as_graph(network), GRAPH, draft)
             files = {path.name: sha256_file(path) for path in sorted(draft.iterdir())}
-            description = {"weights": sha256_file(cache_folder() / _WEIGHTS), "files": files}
+            description = {"weights": sha256_file(mn04_path()), "files": files}
             write_text(draft / _DESCRIPTION, json.dumps(description, indent=1))
-            _remove(folder)
-            draft.rename(folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     return [network_file]
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _is_intact(folder: Path) -> bool:
@@ -99,7 +82,7 @@ def _is_intact(folder: Path) -> bool:
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         hashes = {folder / name: digest for name, digest in description["files"].items()}
-        hashes[cache_folder() / _WEIGHTS] = description["weights"]
+        hashes[mn04_path()] = description["weights"]
         return all(sha256_file(path) == digest for path, digest in hashes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -11,16 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genretree.errors import BundleError, TrainingError
-from genretree.files import atomic_path, cache_folder, sha256_file
+from genretree.files import atomic_path, sha256_file
 from genretree.models.finite_weights import require_finite
 from genretree.models.pretrained.mn04 import Mn04, build_mn04, read_published
 from genretree.models.pretrained.musicnn_weights import digest
-from genretree.models.pretrained.sources import MN04, find_source
+from genretree.models.pretrained.sources import MN04, MN04_FILE, find_source, mn04_path
 from genretree.models.pretrained.weight_files import download_published
 
 # Hash of names, shapes and numbers, so that what lies in the cache is known to be what was published.
 DIGEST = "3305a68889cb2a54628f8e173e24c16c896b7039952cd708692f47d7950378c4"
-FILE = "mn04.safetensors"
 _HOW = "get them with: genretree weights get mn04"
 
 
@@ -39,7 +38,7 @@ def load_mn04(where: str | Path | None = None) -> Mn04:
     BundleError
         If they contain NaN or infinity.
     """
-    path = (cache_folder() if where is None else Path(where)) / FILE
+    path = mn04_path() if where is None else Path(where) / MN04_FILE
     if not path.is_file():
         raise TrainingError(f"the weights of mn04 are not on this machine ({path}); {_HOW}")
     try:
@@ -54,8 +53,8 @@ def load_mn04(where: str | Path | None = None) -> Mn04:
 
 def save_mn04(network: Mn04, folder: Path) -> str:
     """Write the network to a bundle's folder, and return the file's name."""
-    save_file(network.state_dict(), folder / FILE)
-    return FILE
+    save_file(network.state_dict(), folder / MN04_FILE)
+    return MN04_FILE
 
 
 def get_mn04(file: Path | None = None) -> Path:
@@ -78,7 +77,7 @@ def get_mn04(file: Path | None = None) -> Path:
     """
     source = find_source(MN04)
     assert source is not None
-    path = cache_folder() / FILE
+    path = mn04_path()
     if file is None:
         with suppress(TrainingError, BundleError):
             load_mn04()

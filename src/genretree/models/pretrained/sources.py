@@ -18,6 +18,7 @@ from genretree.models.pretrained.names import MUSICNN_NAMES, Weights
 IMAGENET = "imagenet1k-v1"  # torchvision's name for these weights, in lower case
 MUSICNN = "musicnn"
 MN04 = "mn04"
+MN04_FILE = f"{MN04}.safetensors"
 CHECKPOINT_FILE = "source.json"  # commit, licence and hashes of a fetched backbone
 Access = Literal["package", "url", "hub", "wheel", "checkpoint"]
 
@@ -263,6 +264,16 @@ def cached_path(source: WeightSource) -> Path:
     return cache_folder() / Path(source.location).name
 
 
+def mn04_path() -> Path:
+    """Return the path of mn04's weights in genretree's cache."""
+    return cache_folder() / MN04_FILE
+
+
+def has_mn04() -> bool:
+    """Return whether the weights of mn04 are on this machine."""
+    return mn04_path().is_file()
+
+
 def checkpoint_folder(repo: str, commit: str) -> Path:
     """Return the folder in genretree's cache of a commit of a backbone's repository, `user/name`."""
     return cache_folder() / "backbones" / repo.replace("/", "--") / commit
@@ -280,7 +291,7 @@ def _local_paths(source: WeightSource) -> Iterator[Path]:
     if source.access == "package":
         yield Path(str(resources.files("genretree").joinpath(*source.location.split("/"))))
     elif source.name == MN04:
-        yield cache_folder() / "mn04.safetensors"
+        yield mn04_path()
     elif source.access == "url":
         yield cached_path(source)
         yield _torch_home() / "hub" / "checkpoints" / cached_path(source).name

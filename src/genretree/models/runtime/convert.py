@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +16,10 @@ import torch
 from genretree.errors import BundleError, GenretreeError, MissingExtraError
 from genretree.models.runtime.backends import open_runner
 from genretree.models.runtime.graph import Graph
-from genretree.models.runtime.types import ExportFormat, RuntimeConfig, graph_file
+from genretree.models.runtime.types import EXPORT_RUNTIMES, ExportFormat, graph_file
 
 INPUT = "input"
 _MAX_DIFFERENCE = 1e-3  # relative to the largest output; rounding alone causes less than a tenth of it
-_RUNTIME_CONFIGS: Mapping[ExportFormat, RuntimeConfig] = {
-    "openvino": RuntimeConfig("openvino", bf16=False),
-    "onnx": RuntimeConfig("onnxruntime", bf16=False),
-}
 _REQUIRED_PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
@@ -68,7 +64,7 @@ def write_checked_graph(to: ExportFormat, graph: Graph, name: str, folder: Path)
     except Exception as error:  # each exporter raises errors of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BundleError(f"{name}: can't be exported to {to} ({reason})") from error
-    run = open_runner(_RUNTIME_CONFIGS[to], folder / graph_file(to, name))
+    run = open_runner(EXPORT_RUNTIMES[to], folder / graph_file(to, name))
     max_difference = 0.0
     for rows in ([0], [0, 1], [1, 0, 1]):
         batch = graph.example[rows]

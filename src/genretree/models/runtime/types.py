@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,12 @@ class RuntimeConfig:
 
     def __str__(self) -> str:
         return f"{self.runtime} {'bf16' if self.bf16 else 'float32'}"
+
+
+EXPORT_RUNTIMES: Mapping[ExportFormat, RuntimeConfig] = {  # each format in the precision in which it is written
+    "openvino": RuntimeConfig("openvino", bf16=False),
+    "onnx": RuntimeConfig("onnxruntime", bf16=False),
+}
 
 
 def graph_file(export_format: ExportFormat, name: str) -> str:

@@ -15,10 +15,11 @@ from typing import Any, Self
 import numpy as np
 
 from genretree.bundle.bundle import score_noise
-from genretree.explanation.api import has_tagger, make_timelines, node_probabilities, predicted_nodes
+from genretree.explanation.api import make_timelines, node_probabilities, predicted_nodes
 from genretree.explanation.similar.neighbours import list_tracks
 from genretree.explanation.slices import TrackSlices
 from genretree.metrics.familiarity import describe_inputs, measure_distance
+from genretree.models.pretrained.sources import has_mn04
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
 from genretree.prediction.predict import SliceScores, as_prediction
@@ -104,7 +105,7 @@ class Service:
         self.closing = False
         self.failure: ServiceError | None = None
         self._thread = ThreadPoolExecutor(1, "network")
-        self.tagged = has_tagger()
+        self.tagged = has_mn04()
         self.models = load_models(self.bundles, self.runtime, self.precision)
         trees = {name: model.bundle.taxonomy for name, model in self.models.items()}
         folder = self.corrections_folder

@@ -70,6 +70,27 @@ def test_slow_growth_is_within_the_interval(monkeypatch: pytest.MonkeyPatch) -> 
         assert 0 < width < 0.2
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_recall_that_is_the_same_at_every_size_does_not_make_the_interval_zero(share: float) -> None:
+    correct = np.tile((np.arange(16) < 16 * share).astype(float), (3, 1))
+    result = extrapolate("Opera", np.array([2.0, 4, 5.3]), correct, np.repeat(np.arange(8), 2), 8.0)
+    low, high = result.gain_ci95
+    assert result.gain == pytest.approx(0)
+    assert (high > 0.05) == (share < 1) and (low < -0.05) == (share > 0)  # as far as 0 and 1 leave room
+    assert high - low > 0.05
+
+
+def test_intervals_of_single_classes_with_few_artists_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a smallest deviation of each size, they covered it in 10 to 100 % of samples."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("learning_curve_coverage")
+    for design in benchmark.FEW_DESIGNS:
+        for curve in benchmark.FEW_CURVES:
+            _, _, coverage, width = benchmark.measure(design, curve, 0.0, repeats=10, seed=1)
+            assert coverage >= 0.9
+            assert 0.05 < width < 0.35
+
+
 def test_samples_are_nested_and_leave_the_test_part_alone(store: Store) -> None:
     split = make_folds(store, 2, 0)[0]
     one, two = (np.array(sample_artists(store, split, size, 0).parts) for size in (1, 2))

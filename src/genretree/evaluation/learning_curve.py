@@ -27,7 +27,7 @@ from genretree.evaluation.cross_validate import (
 )
 from genretree.evaluation.plots import make_figure, to_png
 from genretree.files import write_bytes, write_text
-from genretree.metrics.intervals import accuracy_interval, sum_by_group
+from genretree.metrics.intervals import accuracy_interval, effective_groups, sum_by_group
 from genretree.progress import progress_bar
 from genretree.taxonomy import format_path
 
@@ -314,6 +314,11 @@ def _bound_gain(
     The tested artists are resampled, the sample of training artists at each size is varied by the residuals of the fit,
     and the largest and the smallest gain over all exponents count, because a few points don't determine the exponent.
     The distances from the estimate are widened by Student's t for the number of groups.
+
+    A curve with the same recall at every size, such as 0, has no residuals and nothing to resample. The deviation of
+    each size is therefore at least 1 / (n + 2), with n the effective number of tested artists: that of a difference of
+    two sizes to which one artist who is right only with the larger and one who is right only with the smaller size are
+    added (Bonett and Price 2012).
     """
     from scipy.stats import t as student
 
@@ -324,6 +329,7 @@ def _bound_gain(
     limit, slope = fit_curve(artists, correct.mean(axis=1), power)
     residuals = limit - slope * artists**-power - correct.mean(axis=1)
     spread = np.sqrt((residuals**2).sum() / max(len(artists) - 2, 1))
+    spread = max(spread, 1 / (float(effective_groups(sizes)) + 2))
     resampled = resampled + rng.normal(0, spread, resampled.shape)
     gains = np.stack([_fit_gains(artists, resampled, now, each) for each in _INTERVAL_EXPONENTS])
     low, high = np.percentile(gains.min(axis=0), 2.5), np.percentile(gains.max(axis=0), 97.5)
@@ -332,14 +338,14 @@ def _bound_gain(
 
 
 def _fit_gains(artists: Float64Array, accuracy: Float64Array, now: float, exponent: float) -> Float64Array:
-    """Fit curves to accuracies, shape (n, n_sizes), and return their gains, shape (n,); accuracy is at most 1."""
+    """Fit curves to accuracies, shape (n, n_sizes), and return their gains, shape (n,); accuracy is in [0, 1]."""
     x = artists**-exponent
     centred = x - x.mean()
     slopes = -(accuracy @ centred) / (centred**2).sum()
     # Only the accuracy is bounded, not the limit: it may be out of reach, and a bound would hide slow growth.
     today = accuracy.mean(axis=1) - slopes * (now**-exponent - x.mean())
     gains = slopes * (now**-exponent - (now + MORE_ARTISTS) ** -exponent)
-    bounded: Float64Array = np.minimum(gains, np.maximum(1 - today, 0.0))
+    bounded: Float64Array = np.clip(gains, -np.maximum(today, 0.0), np.maximum(1 - today, 0.0))
     return bounded
 
 

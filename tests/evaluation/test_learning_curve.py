@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from genretree.arrays import Float64Array
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
 from genretree.evaluation.cross_validate import make_folds
 from genretree.evaluation.learning_curve import (
     MORE_ARTISTS,
+    LearningCurve,
+    _summarise,
     choose_exponent,
     count_artists,
     extrapolate,
     fit_curve,
+    format_curve,
     learning_curve,
     sample_artists,
 )
@@ -116,6 +120,34 @@ def test_the_command_measures_and_extrapolates(store: Store, tmp_path: Path) -> 
     assert content["overall"]["gain"] == pytest.approx(content["overall"]["more"] - content["overall"]["now"])
     wrong = CliRunner().invoke(main, [*words, "--sizes", "50"])
     assert wrong.exit_code == 1 and "--sizes" in wrong.output
+
+
+def test_classes_with_few_artists_are_marked_or_listed_with_the_reason(store: Store, tmp_path: Path) -> None:
+    counts = count_artists(store.track_leaves, store.track_groups, len(store.taxonomy.leaves))
+    labels = store.track_leaves
+    tracks, correct = np.arange(len(labels)), np.zeros((3, len(labels)))
+    numbers = np.array([1.0, 2.0, counts.mean() / 2])
+
+    def summarise(folds: int, sizes: Float64Array) -> LearningCurve:
+        return _summarise(store, "boosting", folds, (0,), tracks, correct, sizes, counts)
+
+    fine = summarise(2, np.array([0.5, 0.6, 0.7]))
+    assert not fine.omitted and len(fine.leaves) == len(counts)
+    assert all(item.few_artists and item.effective_artists <= item.artists < 10 for item in fine.leaves)
+    text = format_curve(fine)
+    assert text.count("(few) |") == len(counts) + fine.overall.few_artists and "few: fewer than 10 artists" in text
+    content = json.loads(json.dumps(fine.to_json()))
+    assert content["omitted"] == [] and all(item["few_artists"] for item in content["leaves"])
+
+    more = int(counts.max()) + 1
+    none = summarise(more, numbers)
+    assert not none.leaves and [item.artists for item in none.omitted] == counts.tolist()
+    assert f"no curve for {len(counts)} classes with fewer artists than folds ({more}): " in format_curve(none)
+    assert none.to_json()["omitted"][0]["reason"] == f"fewer artists than folds ({more})"
+
+    second = summarise(2, np.array([1.0, 20.0, 21.0]))
+    assert not second.leaves
+    assert "at most as many artists in training as the second size (20.0): " in format_curve(second)
 
 
 def test_too_few_sizes_are_refused(store: Store, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from genretree.arrays import Float64Array
 from genretree.cli import main
 from genretree.corpus.store import Store
-from genretree.errors import SettingsError
+from genretree.errors import ArgumentError, SettingsError
 from genretree.evaluation.cross_validate import make_folds
 from genretree.evaluation.learning_curve import (
     MORE_ARTISTS,
@@ -153,3 +153,11 @@ def test_classes_with_few_artists_are_marked_or_listed_with_the_reason(store: St
 def test_too_few_sizes_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="at least two sizes below"):
         learning_curve(store, tmp_path, "boosting", sizes=[2])
+
+
+def test_negative_seeds_are_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="each of seeds must be at least 0, got -1"):
+        learning_curve(store, tmp_path, "boosting", sizes=[1, 2], seeds=[0, -1])
+    words = ["learning-curve", str(store.folder), "--recipe", "boosting", "--out", str(tmp_path), "--seeds=-1"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1 and "--seeds must be whole numbers from 0 to" in result.output

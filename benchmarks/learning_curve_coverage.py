@@ -4,7 +4,8 @@
 
 Accuracy follows limit - slope * artists ** -exponent. Tracks of an artist are correlated (0.4), and so are the sizes of
 training samples on one track (0.8 in all, as the same model family errs on the same tracks). With a spread, each size
-deviates from the curve, as other training artists would make it. Prints for each case the true gain of ten more
+deviates from the curve, as other training artists would make it. The last cases are single classes of few artists,
+whose recall is often the same at every size, such as 0 or 1. Prints for each case the true gain of ten more
 artists in each class, the mean estimate, the coverage, and the mean width, in points. An exponent of 0.15 is not
 among those that genretree fits.
 """
@@ -20,6 +21,8 @@ from genretree.evaluation.learning_curve import MORE_ARTISTS, extrapolate
 
 DESIGNS = ((20, 4, 3), (12, 16, 2), (13, 1, 4))  # artists of each class, classes, tracks of each artist
 CURVES = ((0.9, 0.5, 0.5), (0.8, 0.3, 1.0), (0.75, 0.0, 0.5), (1.0, 0.7, 0.25), (0.95, 0.9, 0.15))
+FEW_DESIGNS = ((8, 1, 2), (13, 1, 4))
+FEW_CURVES = ((0.02, 0.0, 0.5), (0.15, 0.25, 0.5), (0.3, 0.5, 0.25), (1.0, 0.2, 1.0), (1.0, 0.1, 0.25))
 ARTIST, TRACK = 0.4, 0.4  # shares of the variance that an artist's and a track's difficulty explain
 
 
@@ -56,6 +59,7 @@ def main() -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     cases = [(design, curve, 0.0) for design in DESIGNS for curve in CURVES]
     cases += [(DESIGNS[0], curve, 0.02) for curve in CURVES[:2]]
+    cases += [(design, curve, 0.0) for design in FEW_DESIGNS for curve in FEW_CURVES]
     for design, curve, spread in cases:
         truth, estimate, coverage, width = measure(design, curve, spread, given.repeats, given.seed)
         limit, slope, exponent = curve

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genretree.corpus.copies import Copies, count_joined, join_copies
 from genretree.corpus.splits import JoinedCopies, Split, fold_groups, join_groups, split_groups, split_slices
-from genretree.errors import CorpusError
+from genretree.errors import ArgumentError, CorpusError
 
 
 def _corpus(seed: int, leaves: int, artists: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +47,17 @@ def test_groups_are_returned_to_training_where_a_leaf_would_be_lost(seed: int) -
     assert set(leaves[np.array(split.parts) == "train"]) == set(leaves)
     assert "test" in split.parts
     assert ("validation" in split.parts) == (seed != 45)  # only what has to be is returned
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
+def test_seeds_out_of_range_are_refused(seed: int) -> None:
+    leaves, groups = _corpus(0, 2, 6)
+    for split in (split_groups, fold_groups):
+        with pytest.raises(ArgumentError, match="seed must be"):
+            split(leaves, groups, seed=seed)
+    with pytest.raises(ArgumentError, match="seed must be"):
+        split_slices(leaves, seed=seed)
+    assert len(fold_groups(leaves, groups, seed=2**32 - 1)) == 5
 
 
 def test_parts_have_about_the_asked_share_and_every_leaf() -> None:

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from genretree.arrays import Float64Array
 from genretree.cli import main
 from genretree.corpus.store import Store
-from genretree.errors import SettingsError
+from genretree.errors import ArgumentError, SettingsError
 from genretree.evaluation.cross_validate import make_folds
 from genretree.evaluation.learning_curve import (
     MORE_ARTISTS,
+    LearningCurve,
+    _summarise,
     choose_exponent,
     count_artists,
     extrapolate,
     fit_curve,
+    format_curve,
     learning_curve,
     sample_artists,
 )
@@ -70,6 +74,27 @@ def test_slow_growth_is_within_the_interval(monkeypatch: pytest.MonkeyPatch) -> 
         assert 0 < width < 0.2
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_recall_that_is_the_same_at_every_size_does_not_make_the_interval_zero(share: float) -> None:
+    correct = np.tile((np.arange(16) < 16 * share).astype(float), (3, 1))
+    result = extrapolate("Opera", np.array([2.0, 4, 5.3]), correct, np.repeat(np.arange(8), 2), 8.0)
+    low, high = result.gain_ci95
+    assert result.gain == pytest.approx(0)
+    assert (high > 0.05) == (share < 1) and (low < -0.05) == (share > 0)  # as far as 0 and 1 leave room
+    assert high - low > 0.05
+
+
+def test_intervals_of_single_classes_with_few_artists_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a smallest deviation of each size, they covered it in 10 to 100 % of samples."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("learning_curve_coverage")
+    for design in benchmark.FEW_DESIGNS:
+        for curve in benchmark.FEW_CURVES:
+            _, _, coverage, width = benchmark.measure(design, curve, 0.0, repeats=10, seed=1)
+            assert coverage >= 0.9
+            assert 0.05 < width < 0.35
+
+
 def test_samples_are_nested_and_leave_the_test_part_alone(store: Store) -> None:
     split = make_folds(store, 2, 0)[0]
     one, two = (np.array(sample_artists(store, split, size, 0).parts) for size in (1, 2))
@@ -97,6 +122,42 @@ def test_the_command_measures_and_extrapolates(store: Store, tmp_path: Path) -> 
     assert wrong.exit_code == 1 and "--sizes" in wrong.output
 
 
+def test_classes_with_few_artists_are_marked_or_listed_with_the_reason(store: Store, tmp_path: Path) -> None:
+    counts = count_artists(store.track_leaves, store.track_groups, len(store.taxonomy.leaves))
+    labels = store.track_leaves
+    tracks, correct = np.arange(len(labels)), np.zeros((3, len(labels)))
+    numbers = np.array([1.0, 2.0, counts.mean() / 2])
+
+    def summarise(folds: int, sizes: Float64Array) -> LearningCurve:
+        return _summarise(store, "boosting", folds, (0,), tracks, correct, sizes, counts)
+
+    fine = summarise(2, np.array([0.5, 0.6, 0.7]))
+    assert not fine.omitted and len(fine.leaves) == len(counts)
+    assert all(item.few_artists and item.effective_artists <= item.artists < 10 for item in fine.leaves)
+    text = format_curve(fine)
+    assert text.count("(few) |") == len(counts) + fine.overall.few_artists and "few: fewer than 10 artists" in text
+    content = json.loads(json.dumps(fine.to_json()))
+    assert content["omitted"] == [] and all(item["few_artists"] for item in content["leaves"])
+
+    more = int(counts.max()) + 1
+    none = summarise(more, numbers)
+    assert not none.leaves and [item.artists for item in none.omitted] == counts.tolist()
+    assert f"no curve for {len(counts)} classes with fewer artists than folds ({more}): " in format_curve(none)
+    assert none.to_json()["omitted"][0]["reason"] == f"fewer artists than folds ({more})"
+
+    second = summarise(2, np.array([1.0, 20.0, 21.0]))
+    assert not second.leaves
+    assert "at most as many artists in training as the second size (20.0): " in format_curve(second)
+
+
 def test_too_few_sizes_are_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="at least two sizes below"):
         learning_curve(store, tmp_path, "boosting", sizes=[2])
+
+
+def test_negative_seeds_are_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="each of seeds must be at least 0, got -1"):
+        learning_curve(store, tmp_path, "boosting", sizes=[1, 2], seeds=[0, -1])
+    words = ["learning-curve", str(store.folder), "--recipe", "boosting", "--out", str(tmp_path), "--seeds=-1"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1 and "--seeds must be whole numbers from 0 to" in result.output

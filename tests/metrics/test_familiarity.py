@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 
 from genretree.bundle.bundle import Bundle
+from genretree.cli.tables import show_prediction
 from genretree.corpus.store import Store
 from genretree.metrics.familiarity import describe_inputs, fit_reference, measure_distance
-from genretree.prediction.predict import as_prediction, score_file, score_images
+from genretree.prediction.predict import as_prediction, format_csv, score_file, score_images
 from genretree.training.train import train
 
 
@@ -50,7 +53,9 @@ def test_inputs_without_a_spectrum_are_not_described() -> None:
     assert describe_inputs({"mel_16k": np.zeros((2, 30, 96))}).shape == (2, 32)  # type: ignore[union-attr]
 
 
-def test_a_trained_bundle_measures_files_and_images(store: Store, tmp_path: Path) -> None:
+def test_a_trained_bundle_measures_files_and_images(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {"epochs": 2, "image_size": 16, "components": 6, "min_samples_leaf": 2}
     bundle = train(store, "boosting", tmp_path / "b", settings)
     assert isinstance(bundle, Bundle)
@@ -64,5 +69,11 @@ def test_a_trained_bundle_measures_files_and_images(store: Store, tmp_path: Path
     assert far is not None and far > 1
     shown = as_prediction(bundle, "x", replace(scores, training_distance=1.23456)).to_json()
     assert shown["training_distance"] == 1.235
+    near = as_prediction(bundle, "x", replace(scores, training_distance=1.04))
+    show_prediction(near)
+    assert "(distance 1.04)" in capsys.readouterr().out
+    unknown = as_prediction(bundle, "y", replace(scores, training_distance=None))
+    rows = list(csv.DictReader(io.StringIO(format_csv([near, unknown], bundle.taxonomy.levels))))
+    assert [row["training_distance"] for row in rows] == ["1.04", ""]
     old = replace(bundle, training={name: value for name, value in bundle.training.items() if name != "reference"})
     assert as_prediction(old, "x", score_file(old, file)).to_json()["training_distance"] is None

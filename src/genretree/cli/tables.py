@@ -149,7 +149,7 @@ def show_prediction(prediction: Prediction) -> None:
     if not prediction.consistent:
         console.print("  [dim]independent heads: the levels contradict each other[/]")
     if prediction.training_distance is not None and prediction.training_distance > 1:
-        distance = f"{prediction.training_distance:.1f}"
+        distance = f"{prediction.training_distance:.2f}"
         console.print(f"  [yellow]unlike the training data (distance {distance}): the probabilities may be too high[/]")
     if prediction.padded:
         console.print("  [dim]shorter than one slice: repeated to fill the slice[/]")

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.checks import require_integer
 from genretree.errors import CorpusError
 from genretree.files import write_text
 
@@ -215,6 +216,7 @@ def split_groups(
     test, validation : float
         Shares of the tracks to hold out, 0 to 0.5 each, as closely as whole groups allow.
     seed : int
+        0 to 2**32 - 1.
     name : str
 
     Notes
@@ -223,6 +225,7 @@ def split_groups(
     """
     _check_share("test", test)
     _check_share("validation", validation)
+    require_integer("seed", seed, 0, MAX_SEED)
     parts = np.full(len(leaves), "train", dtype=object)
     movable = ~np.isin(groups, _only_groups(leaves, groups))
     held_out = _hold_out(leaves, groups, np.flatnonzero(movable), test * len(leaves), seed)
@@ -245,6 +248,7 @@ def fold_groups(
     The validation part of every split is held out from the other folds, also by whole groups.
     """
     _check_share("validation", validation)
+    require_integer("seed", seed, 0, MAX_SEED)
     if folds < 2:
         raise CorpusError(f"folds must be at least 2, got {folds}")
     if len(np.unique(groups)) < folds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from genretree.arrays import Float64Array, Int64Array
-from genretree.checks import require_type
-from genretree.corpus.splits import Split, split_groups
+from genretree.checks import require_integer, require_type
+from genretree.corpus.splits import MAX_SEED, Split, split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
 from genretree.evaluation.cross_validate import (
@@ -27,7 +27,7 @@ from genretree.evaluation.cross_validate import (
 )
 from genretree.evaluation.plots import make_figure, to_png
 from genretree.files import write_bytes, write_text
-from genretree.metrics.intervals import accuracy_interval, sum_by_group
+from genretree.metrics.intervals import FEW_GROUPS, accuracy_interval, effective_groups, sum_by_group
 from genretree.progress import progress_bar
 from genretree.taxonomy import format_path
 
@@ -69,6 +69,10 @@ class Extrapolation:
     gain_ci95 : (float, float)
         Interval of the gain, for other tested artists, other samples of training artists and other exponents. It
         covers the true gain at least as often as 95 % where accuracy follows a power law; see docs/evaluation.md.
+    effective_artists : float
+        Effective number of tested artists: smaller than their number if some have many more tracks than others.
+    few_artists : bool
+        Whether this is below 10, so that the width of the interval rests on an assumption.
     """
 
     name: str
@@ -78,6 +82,25 @@ class Extrapolation:
     more: float
     gain: float
     gain_ci95: tuple[float, float]
+    effective_artists: float
+    few_artists: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmittedClass:
+    """A class with labelled tracks for which no curve was computed.
+
+    Parameters
+    ----------
+    name : str
+        Path of a leaf.
+    artists : int
+    reason : str
+    """
+
+    name: str
+    artists: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +118,8 @@ class LearningCurve:
     overall : Extrapolation
     leaves : tuple of Extrapolation
         Those with the largest gains first.
+    omitted : tuple of OmittedClass
+        Leaves with too few artists for a curve of their own. `overall` includes them.
     notes : tuple of str
         Warnings, such as of few groups.
     """
@@ -108,6 +133,7 @@ class LearningCurve:
     exponent: float
     overall: Extrapolation
     leaves: tuple[Extrapolation, ...]
+    omitted: tuple[OmittedClass, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +187,8 @@ def learning_curve(
     ------
     SettingsError
         For an unknown recipe or setting, or fewer than two sizes below the number of artists.
+    ArgumentError
+        For a seed below 0 or above 2**32 - 1.
     CorpusError
         If the store has fewer groups than folds.
 
@@ -176,6 +204,8 @@ def learning_curve(
     out = check_out(out)
     if not seeds:
         raise SettingsError("a learning curve needs at least one seed")
+    for seed in seeds:
+        require_integer("each of seeds", seed, 0, MAX_SEED)
     candidate = build_candidates([recipe], settings)[0]
     counts = count_artists(store.track_leaves, store.track_groups, len(store.taxonomy.leaves))
     present = np.flatnonzero(counts)
@@ -295,6 +325,7 @@ def extrapolate(
     limit, slope = fit_curve(artists, accuracy, power)
     today, more = limit - slope * now**-power, limit - slope * (now + MORE_ARTISTS) ** -power
     low, high = _bound_gain(artists, correct, groups, now, power, more - today)
+    effective = float(effective_groups(np.unique(groups, return_counts=True)[1]))
     return Extrapolation(
         name=name,
         artists=now,
@@ -303,6 +334,8 @@ def extrapolate(
         more=more,
         gain=more - today,
         gain_ci95=(float(low), float(high)),
+        effective_artists=effective,
+        few_artists=effective < FEW_GROUPS,
     )
 
 
@@ -314,6 +347,11 @@ def _bound_gain(
     The tested artists are resampled, the sample of training artists at each size is varied by the residuals of the fit,
     and the largest and the smallest gain over all exponents count, because a few points don't determine the exponent.
     The distances from the estimate are widened by Student's t for the number of groups.
+
+    A curve with the same recall at every size, such as 0, has no residuals and nothing to resample. The deviation of
+    each size is therefore at least 1 / (n + 2), with n the effective number of tested artists: that of a difference of
+    two sizes to which one artist who is right only with the larger and one who is right only with the smaller size are
+    added (Bonett and Price 2012).
     """
     from scipy.stats import t as student
 
@@ -324,6 +362,7 @@ def _bound_gain(
     limit, slope = fit_curve(artists, correct.mean(axis=1), power)
     residuals = limit - slope * artists**-power - correct.mean(axis=1)
     spread = np.sqrt((residuals**2).sum() / max(len(artists) - 2, 1))
+    spread = max(spread, 1 / (float(effective_groups(sizes)) + 2))
     resampled = resampled + rng.normal(0, spread, resampled.shape)
     gains = np.stack([_fit_gains(artists, resampled, now, each) for each in _INTERVAL_EXPONENTS])
     low, high = np.percentile(gains.min(axis=0), 2.5), np.percentile(gains.max(axis=0), 97.5)
@@ -332,14 +371,14 @@ def _bound_gain(
 
 
 def _fit_gains(artists: Float64Array, accuracy: Float64Array, now: float, exponent: float) -> Float64Array:
-    """Fit curves to accuracies, shape (n, n_sizes), and return their gains, shape (n,); accuracy is at most 1."""
+    """Fit curves to accuracies, shape (n, n_sizes), and return their gains, shape (n,); accuracy is in [0, 1]."""
     x = artists**-exponent
     centred = x - x.mean()
     slopes = -(accuracy @ centred) / (centred**2).sum()
     # Only the accuracy is bounded, not the limit: it may be out of reach, and a bound would hide slow growth.
     today = accuracy.mean(axis=1) - slopes * (now**-exponent - x.mean())
     gains = slopes * (now**-exponent - (now + MORE_ARTISTS) ** -exponent)
-    bounded: Float64Array = np.minimum(gains, np.maximum(1 - today, 0.0))
+    bounded: Float64Array = np.clip(gains, -np.maximum(today, 0.0), np.maximum(1 - today, 0.0))
     return bounded
 
 
@@ -356,18 +395,19 @@ def _summarise(
     groups, labels = store.track_groups[tracks], store.track_leaves[tracks]
     exponent = choose_exponent(numbers, correct.mean(axis=1))
     overall = extrapolate("all", numbers, correct, groups, float(counts[counts > 0].mean()))
-    leaves = [
-        extrapolate(
-            format_path(store.taxonomy.leaves[leaf]),
-            np.minimum(numbers, max(1.0, counts[leaf] * (folds - 1) / folds)),
-            correct[:, labels == leaf],
-            groups[labels == leaf],
-            float(counts[leaf]),
-            exponent,
-        )
-        for leaf in np.unique(labels).tolist()
-        if counts[leaf] >= folds and counts[leaf] * (folds - 1) / folds > numbers[1]
-    ]
+    leaves, omitted = [], []
+    for leaf in np.unique(labels).tolist():
+        name, own = format_path(store.taxonomy.leaves[leaf]), labels == leaf
+        trained = counts[leaf] * (folds - 1) / folds
+        if counts[leaf] < folds:
+            reason = f"fewer artists than folds ({folds})"
+        elif trained <= numbers[1]:
+            reason = f"at most as many artists in training as the second size ({numbers[1]:.1f})"
+        else:
+            sizes = np.minimum(numbers, max(1.0, trained))
+            leaves.append(extrapolate(name, sizes, correct[:, own], groups[own], float(counts[leaf]), exponent))
+            continue
+        omitted.append(OmittedClass(name=name, artists=int(counts[leaf]), reason=reason))
     return LearningCurve(
         store=str(store.folder),
         recipe=recipe,
@@ -381,6 +421,7 @@ def _summarise(
         exponent=exponent,
         overall=overall,
         leaves=tuple(sorted(leaves, key=lambda item: -item.gain)),
+        omitted=tuple(omitted),
         notes=tuple(describe_few_groups(store, np.unique(groups, return_counts=True)[1])),
     )
 
@@ -404,16 +445,29 @@ def format_curve(result: LearningCurve) -> str:
     lines.append("| --- | --- | --- | --- | --- |")
     for item in (result.overall, *result.leaves):
         low, high = item.gain_ci95
-        cells = (item.name, f"{item.artists:.0f}", f"{100 * item.now:.1f}", f"{100 * item.more:.1f}")
+        artists = f"{item.artists:.0f}{' (few)' if item.few_artists else ''}"
+        cells = (item.name, artists, f"{100 * item.now:.1f}", f"{100 * item.more:.1f}")
         lines.append(f"| {' | '.join(cells)} | {100 * item.gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) |")
     low, high = result.overall.gain_ci95
     lines += [
         "",
         f"{MORE_ARTISTS} more artists in each class would bring about {100 * result.overall.gain:.0f} points "
         f"({round(100 * low)} to {round(100 * high)}), if the power law holds (exponent {result.exponent:g}).",
-        *(f"\nNote: {note}." for note in result.notes),
+        *(f"\nNote: {note}." for note in (*_describe_classes(result), *result.notes)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _describe_classes(result: LearningCurve) -> Iterator[str]:
+    """Describe the classes that were omitted, by reason, and those with few artists."""
+    for reason in dict.fromkeys(item.reason for item in result.omitted):
+        names = [f"{item.name} ({item.artists})" for item in result.omitted if item.reason == reason]
+        yield f"no curve for {len(names)} {'class' if len(names) == 1 else 'classes'} with {reason}: {', '.join(names)}"
+    if any(item.few_artists for item in (result.overall, *result.leaves)):
+        yield (
+            f"few: fewer than {FEW_GROUPS} artists, or as informative as fewer than {FEW_GROUPS} with equally many "
+            "tracks; the widths of these intervals rest on an assumed deviation of each size"
+        )
 
 
 def draw_curve(result: LearningCurve) -> bytes:

@@ -983,7 +983,7 @@ def cut_path(
 
 
 def format_csv(results: Sequence[Prediction | PredictionError], level_names: Sequence[str]) -> str:
-    """Format predictions as CSV text: file, path, a label and a probability for each level, slices, error."""
+    """Format predictions as CSV text: file, path, labels with probabilities, slices, error, training distance."""
     buffer = io.StringIO()
     columns = ["file", "path", "complete"]
     if any(isinstance(result, Prediction) and result.genres is not None for result in results):
@@ -993,6 +993,7 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
     columns += ["slices", "note", "error", "message"]
     if any(isinstance(result, Prediction) and result.content is not None for result in results):
         columns += ["content", "content_tag", "content_probability"]
+    columns.append("training_distance")
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for result in results:
@@ -1004,6 +1005,8 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
         if result.content is not None:
             row |= {f"content{name}": value for name, value in _content_columns(result.content).items()}
         row |= {"complete": int(result.complete), "note": result.note}
+        if result.training_distance is not None:
+            row["training_distance"] = round(result.training_distance, 3)
         if result.genres is not None:
             row["genres"] = "; ".join(f"{format_path(item.path)} {item.probability:.3f}" for item in result.genres)
         for level in result.levels:

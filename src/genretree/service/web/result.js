@@ -305,8 +305,8 @@ function verdict(prediction) {
 function describeDistance(distance) {
   if (distance === null || distance === undefined) return null; // the model has no reference
   if (distance <= 1)
-    return `Distance from the music that the model was trained on: ${distance.toFixed(1)}; up to 1 is usual.`;
-  return `The file is unlike the music that the model was trained on (distance ${distance.toFixed(1)}; up to 1 is usual): its probabilities may be too high.`;
+    return `Distance from the music that the model was trained on: ${distance.toFixed(2)}; up to 1 is usual.`;
+  return `The file is unlike the music that the model was trained on (distance ${distance.toFixed(2)}; up to 1 is usual): its probabilities may be too high.`;
 }
 
 function makeNotes(prediction, run) {

@@ -303,7 +303,6 @@ def cross_validate_genretree(store: Store, recipe: str, seeds: Sequence[int], ou
         make_folds,
         predict_fold,
     )
-    from genretree.metrics.scores import decode_levels
 
     (candidate,) = build_candidates([recipe])
     store = add_needed_features(store, [candidate])
@@ -311,8 +310,7 @@ def cross_validate_genretree(store: Store, recipe: str, seeds: Sequence[int], ou
     for seed in seeds:
         splits = make_folds(store, FOLDS, seed)
         parts = [predict_fold(store, split, candidate, seed, out / "genretree", lambda _: None) for split in splits]
-        joined = FoldPredictions.join(parts)
-        predicted.append(decode_levels(store.taxonomy, joined.heads, joined.levels))
+        predicted.append(FoldPredictions.join(parts).predicted(store))
     return predicted
 
 

@@ -14,7 +14,13 @@ from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError
 from genretree.evaluation import cross_validate as module
-from genretree.evaluation.cross_validate import build_candidates, cross_validate, format_cross_validation
+from genretree.evaluation.cross_validate import (
+    FoldPredictions,
+    build_candidates,
+    cross_validate,
+    format_cross_validation,
+)
+from genretree.metrics.scores import decode_levels
 from genretree.models.base import predict_dataset
 from genretree.training.data import slice_dataset
 
@@ -123,6 +129,48 @@ def test_mistakes_are_named(store: Store, tmp_path: Path) -> None:
         cross_validate(store, tmp_path, ["boosting"], nested=True, inner_folds=1)
     with pytest.raises(CorpusError, match="26 folds need"):
         cross_validate(store, tmp_path, ["boosting"], folds=26)
+
+
+def test_candidates_of_one_name_are_refused(store: Store, tmp_path: Path) -> None:
+    files = [tmp_path / name / "same.yaml" for name in ("a", "b")]
+    for components, path in enumerate(files, 6):
+        path.parent.mkdir()
+        described = "summary: s\ndata: d\ncommand: [c]\ntime: t\n"
+        path.write_text(f"{described}family: boosting\nsettings:\n  components: {components}\n")
+    with pytest.raises(SettingsError, match="several candidates would be named 'same'"):
+        cross_validate(store, tmp_path / "CV", [str(path) for path in files], settings=QUICK)
+    with pytest.raises(SettingsError, match="several candidates would be named 'boosting epochs=3'"):
+        build_candidates(["boosting"], choices={"epochs": [3, 3]})
+    assert not list((tmp_path / "CV").rglob("*"))
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [0, 0], [2**32]])
+def test_seeds_are_different_numbers(store: Store, tmp_path: Path, seeds: list[int]) -> None:
+    with pytest.raises(SettingsError, match="different whole numbers"):
+        cross_validate(store, tmp_path, ["boosting"], seeds=seeds)
+
+
+@pytest.mark.parametrize("given", [{"settings": {"seed": 3}}, {"choices": {"seed": [1, 2]}}])
+def test_the_seed_is_not_a_setting_to_choose(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="--seeds"):
+        build_candidates(["boosting"], **given)
+
+
+def test_each_fold_is_decoded_with_its_own_heads(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    tracks = np.arange(store.n_tracks)
+    levels = [
+        rng.dirichlet(np.full(len(store.taxonomy.nodes(i)), 0.2), len(tracks)) for i in range(store.taxonomy.depth)
+    ]
+    halves = [tracks[::2], tracks[1::2]]
+    parts = [
+        FoldPredictions(half, [level[half] for level in levels], np.full(len(half), heads == "independent"))
+        for half, heads in zip(halves, ("independent", "tree"), strict=True)
+    ]
+    predicted = FoldPredictions.join(parts).predicted(store)
+    for half, heads in zip(halves, ("independent", "tree"), strict=True):
+        expected = decode_levels(store.taxonomy, heads, [level[half] for level in levels])
+        np.testing.assert_array_equal(predicted[half], expected)
 
 
 def test_the_command_prints_json_and_a_table(store: Store, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genretree.arrays import Float64Array, Int64Array
 from genretree.checks import require_path, require_type
@@ -30,7 +32,7 @@ from genretree.metrics.scores import UnitScores, decode_levels, score_units
 from genretree.models import family_names, get_family
 from genretree.models.base import LevelProbabilities, training_inputs
 from genretree.progress import progress_bar
-from genretree.settings import MODALITIES, Heads, Settings
+from genretree.settings import MODALITIES, Settings
 from genretree.training.data import parts_digest, unknown_groups
 from genretree.training.recipes import Recipe
 from genretree.training.train import train_once
@@ -171,7 +173,7 @@ def build_candidates(
     Raises
     ------
     SettingsError
-        For an unknown recipe, family or setting, or no recipe.
+        For an unknown recipe, family or setting, no recipe, several candidates of one name, or the setting `seed`.
 
     Examples
     --------
@@ -185,6 +187,8 @@ def build_candidates(
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise SettingsError(f"the choices of '{name}' must be a list such as [1, 2], got {values!r}")
+    if "seed" in {*grid, *(settings or {})}:
+        raise SettingsError("each seed of the cross-validation sets 'seed'; use `seeds` (--seeds 0,1,2) instead")
     candidates = []
     for recipe_name in dict.fromkeys(recipes):
         recipe = None if recipe_name in family_names() else Recipe.load(recipe_name)
@@ -195,6 +199,13 @@ def build_candidates(
             name = " ".join([Path(recipe_name).stem, *(f"{key}={value}" for key, value in combination.items())])
             built = get_family(family).settings_type.build({**fixed, **combination})
             candidates.append(Candidate(name=name, family=family, settings=built))
+    folders = Counter(_folder_name(each) for each in candidates)
+    for each in candidates:
+        if folders[_folder_name(each)] > 1:
+            raise SettingsError(
+                f"several candidates would be named '{each.name}'; name each value once, and rename recipe files that "
+                "are in different folders but have the same name"
+            )
     return candidates
 
 
@@ -245,7 +256,8 @@ def cross_validate(
     CorpusError
         If the store has fewer groups than folds.
     SettingsError
-        For an unknown recipe, family or setting, or fewer than one seed.
+        For an unknown recipe, family or setting, several candidates of one name, or seeds that are not different
+        numbers of at least 0.
     TrainingError
         If `out` is not a folder.
 
@@ -260,8 +272,7 @@ def cross_validate(
     """
     require_type("store", store, Store, "use genretree.Store, or genretree.prepare")
     out = check_out(out)
-    if not seeds:
-        raise SettingsError("cross-validation needs at least one seed")
+    check_seeds(seeds)
     if nested and inner_folds < 2:
         raise SettingsError(f"inner_folds must be at least 2, got {inner_folds}")
     candidates = build_candidates(recipes, settings, choices)
@@ -320,12 +331,13 @@ class FoldPredictions:
     ----------
     tracks : int64 array, shape (n,)
     levels : list of float64 arrays, one for each level, shape (n, n_nodes)
-    heads : {"tree", "independent"}
+    independent : bool array, shape (n,)
+        Whether a track was predicted with independent heads; a nested choice may differ between folds.
     """
 
     tracks: Int64Array
     levels: LevelProbabilities
-    heads: Heads
+    independent: NDArray[np.bool_]
 
     @classmethod
     def join(cls, parts: Sequence[FoldPredictions]) -> FoldPredictions:
@@ -333,13 +345,29 @@ class FoldPredictions:
         tracks = np.concatenate([part.tracks for part in parts])
         order = np.argsort(tracks, kind="stable")
         levels = [np.concatenate(each)[order] for each in zip(*(part.levels for part in parts), strict=True)]
-        return cls(tracks[order], levels, parts[0].heads)
+        return cls(tracks[order], levels, np.concatenate([part.independent for part in parts])[order])
+
+    def predicted(self, store: Store) -> Int64Array:
+        """Predict a node for each level, shape (n, n_levels)."""
+        by_heads = [decode_levels(store.taxonomy, heads, self.levels) for heads in ("independent", "tree")]
+        return np.where(self.independent[:, None], *by_heads)
 
     def correct(self, store: Store) -> Float64Array:
         """Mark the correct levels, shape (n, n_levels), 0 or 1."""
-        true = store.taxonomy.ancestors[store.track_leaves[self.tracks]]
-        marks: Float64Array = (decode_levels(store.taxonomy, self.heads, self.levels) == true).astype(float)
+        marks: Float64Array = (self.predicted(store) == store.taxonomy.ancestors[store.track_leaves[self.tracks]]) * 1.0
         return marks
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Check the seeds of a cross-validation.
+
+    Raises
+    ------
+    SettingsError
+        If there is none, or they are not different numbers from 0 to 2**32 - 1.
+    """
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise SettingsError(f"seeds must be different whole numbers of at least 0, got {list(seeds)}")
 
 
 def check_out(out: str | Path) -> Path:
@@ -375,8 +403,7 @@ def predict_fold(
     """Train a candidate on a split and predict its test part; predictions that are saved in `out` are read."""
     has_seed = "seed" in type(candidate.settings).model_fields
     settings = candidate.settings.model_copy(update={"seed": seed}) if has_seed else candidate.settings
-    name = "".join(letter if letter.isalnum() or letter in "-=." else "_" for letter in candidate.name)
-    path = out / "predictions" / name / f"{split.name}.npz"
+    path = out / "predictions" / _folder_name(candidate) / f"{split.name}.npz"
     run = [candidate.family, settings.model_dump(mode="json"), store.metadata.digest, parts_digest(split)]
     identity = json.dumps(run, sort_keys=True)
     found = _load_predictions(path, identity)
@@ -387,13 +414,19 @@ def predict_fold(
         rows = view.rows("test", split)
         tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
         levels = bundle.average_slices(predict_rows(bundle, view, rows), position)
-        found = FoldPredictions(tracks.astype(np.int64), levels, bundle.model.heads)
+        heads = bundle.model.heads
+        found = FoldPredictions(tracks.astype(np.int64), levels, np.full(len(tracks), heads == "independent"))
         arrays: dict[str, Any] = {f"level_{i}": level for i, level in enumerate(levels)}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, tracks=tracks, identity=np.array(identity), heads=np.array(found.heads), **arrays)
+            np.savez(stream, tracks=tracks, identity=np.array(identity), heads=np.array(heads), **arrays)
         shutil.rmtree(folder, ignore_errors=True)  # a study of many models would fill the disk
     tick(1)
     return found
+
+
+def _folder_name(candidate: Candidate) -> str:
+    """Name the folder of a candidate's predictions."""
+    return "".join(letter if letter.isalnum() or letter in "-=." else "_" for letter in candidate.name)
 
 
 def _load_predictions(path: Path, identity: str) -> FoldPredictions | None:
@@ -402,9 +435,9 @@ def _load_predictions(path: Path, identity: str) -> FoldPredictions | None:
         with np.load(path, allow_pickle=False) as content:
             if str(content["identity"]) != identity:
                 return None
-            heads: Heads = "independent" if str(content["heads"]) == "independent" else "tree"
+            tracks, independent = content["tracks"], str(content["heads"]) == "independent"
             levels = [content[name] for name in sorted(content.files) if name.startswith("level_")]
-            return FoldPredictions(content["tracks"], levels, heads)
+            return FoldPredictions(tracks, levels, np.full(len(tracks), independent))
     except (OSError, ValueError, KeyError):
         return None
 
@@ -443,7 +476,8 @@ def _make_row(
     groups, leaves = store.track_groups[tracks], store.track_leaves[tracks]
     marks = np.stack([each.correct(store) for each in by_seed])  # shape (n_seeds, n, n_levels)
     scores: list[UnitScores] = [
-        score_units(store.taxonomy, each.heads, each.levels, leaves, groups, 0) for each in by_seed
+        score_units(store.taxonomy, "tree", each.levels, leaves, groups, 0, predicted=each.predicted(store))
+        for each in by_seed
     ]
     levels = tuple(
         LevelAccuracy(

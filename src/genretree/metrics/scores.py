@@ -195,6 +195,7 @@ def score_units(
     groups: Int64Array,
     seed: int,
     before: LevelProbabilities | None = None,
+    predicted: Int64Array | None = None,
 ) -> UnitScores:
     """Compute all metrics from level probabilities and true leaves.
 
@@ -208,15 +209,18 @@ def score_units(
         Seed of `ece_chance`.
     before : list of arrays, optional
         Uncalibrated probabilities; default `levels`.
+    predicted : array, optional
+        Predicted nodes, shape (n, depth); default: those that `heads` decodes from `levels`.
 
     Returns
     -------
     UnitScores
     """
-    predicted = decode_levels(taxonomy, heads, levels)
+    if predicted is None:
+        predicted = decode_levels(taxonomy, heads, levels)
     true = taxonomy.ancestors[leaves]
     raw = levels if before is None else before
-    predicted_before = decode_levels(taxonomy, heads, raw)
+    predicted_before = predicted if before is None else decode_levels(taxonomy, heads, raw)
     scores = []
     for level in range(taxonomy.depth):
         level_true, level_predicted = true[:, level], predicted[:, level]

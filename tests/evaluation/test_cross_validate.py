@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from genretree.evaluation.cross_validate import (
 )
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import predict_dataset
+from genretree.models.neural import trainer
 from genretree.training.data import slice_dataset
+from small_weights import shrink_networks
 
 QUICK = {"epochs": 3, "image_size": 16, "components": 6, "min_samples_leaf": 2}
 
@@ -116,6 +119,47 @@ def test_predictions_are_those_of_a_model_trained_by_hand(store: Store, tmp_path
     levels = bundle.average_slices(predict_dataset(bundle.model, data), np.unique(data.tracks, return_inverse=True)[1])
     for one, other in zip(found.levels, levels, strict=True):
         np.testing.assert_allclose(one, other)
+
+
+@pytest.fixture
+def changing_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each trial of the precision `auto` choose another one than the trial before, as on a machine under load."""
+    choices = cycle(["bf16", "float32"])
+    monkeypatch.setattr(trainer, "choose_by_trial", lambda given, *_: next(choices) if given == "auto" else given)
+    shrink_networks(monkeypatch)
+
+
+NETWORK = {"epochs": 1, "image_size": 32, "batch_size": 64}
+
+
+@pytest.mark.usefixtures("changing_trials")
+def test_all_folds_are_trained_in_the_precision_of_the_first(
+    store: Store, tmp_path: Path, trained: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(_StoppedError):
+        patch.setattr(module, "_make_row", _stop)
+        cross_validate(store, tmp_path, ["cnn"], settings=NETWORK, folds=2)
+    result = cross_validate(store, tmp_path, ["cnn"], settings=NETWORK, folds=2, seeds=[0, 1])
+    assert [run[3].precision for run in trained] == ["auto", "bf16", "bf16", "bf16"]
+    assert result.precision == {"cnn": ("bf16",)}
+    assert json.loads((tmp_path / "results.json").read_text())["precision"] == {"cnn": ["bf16"]}
+    assert "Precision of the training: cnn in bf16." in (tmp_path / "results.md").read_text()
+    cross_validate(store, tmp_path, ["cnn"], settings={**NETWORK, "batch_size": 32}, folds=2)
+    assert [run[3].precision for run in trained[4:]] == ["auto", "float32"], "the choice is of other settings"
+
+
+def _stop(*arguments: Any) -> None:
+    raise _StoppedError
+
+
+def test_the_precision_of_members_is_fixed() -> None:
+    members = {"cnn": {}, "ast": {"precision": "bf16"}, "boosting": {"epochs": 2}}
+    settings = build_candidates(["ensemble"], {"members": members})[0].settings
+    metadata = {"cnn": {"precision": "float32"}, "ast": {"precision": "bf16"}, "boosting": {}, "weights": {"cnn": 1.0}}
+    chosen = module._trained_precision(metadata)
+    assert chosen == {"cnn": "float32", "ast": "bf16"}
+    fixed = module._fix_precision(settings, chosen)
+    assert fixed.members == {**members, "cnn": {"precision": "float32"}}  # type: ignore[attr-defined]
 
 
 def test_mistakes_are_named(store: Store, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from genretree.cli import main
 from genretree.errors import BundleError
+from genretree.files import sha256_file
 from genretree.models.pretrained import mn04_weights
 from genretree.models.pretrained.download import get_weights
 from genretree.models.pretrained.mn04_export import FOLDER, export_mn04, open_mn04_export
@@ -67,12 +70,7 @@ def test_an_export_is_made_once(cache: Path) -> None:
 def test_a_damaged_or_missing_export_is_not_used(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    copy = tmp_path / "cache"
-    (copy / FOLDER).mkdir(parents=True)
-    for path in [*cache.glob("*.*"), *(cache / FOLDER).iterdir()]:
-        if path.is_file():
-            (copy / path.relative_to(cache)).write_bytes(path.read_bytes())
-    _use(copy, monkeypatch)
+    copy = _copy(cache, tmp_path, monkeypatch)
     assert open_mn04_export() is not None
     damaged = copy / FOLDER / name
     damaged.write_bytes(damaged.read_bytes()[:-5])
@@ -81,6 +79,42 @@ def test_a_damaged_or_missing_export_is_not_used(
     if name == "network.bin":
         export_mn04()  # repairs it
         assert open_mn04_export() is not None
+
+
+def _copy(cache: Path, folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Copy the cache, to damage it, and use the copy."""
+    copy = folder / "cache"
+    (copy / FOLDER).mkdir(parents=True)
+    for path in [*cache.glob("*.*"), *(cache / FOLDER).iterdir()]:
+        if path.is_file():
+            (copy / path.relative_to(cache)).write_bytes(path.read_bytes())
+    _use(copy, patch)
+    return copy
+
+
+def test_an_intact_export_that_openvino_cannot_read_is_written_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _copy(cache, tmp_path, monkeypatch) / FOLDER
+    graph = (folder / "network.xml").read_text(encoding="utf-8")
+    (folder / "network.xml").write_text(re.sub(r'(<net [^>]*version=")\d+', r"\g<1>99", graph), encoding="utf-8")
+    description = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    description["files"]["network.xml"] = sha256_file(folder / "network.xml")
+    (folder / "export.json").write_text(json.dumps(description), encoding="utf-8")
+    assert open_mn04_export() is None
+    assert get_weights("mn04")
+    assert open_mn04_export() is not None
+
+
+@pytest.mark.parametrize("name", ["network.bin", "network.xml"])
+def test_a_description_that_lacks_a_file_is_not_trusted(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = _copy(cache, tmp_path, monkeypatch) / FOLDER / "export.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    del description["files"][name]
+    path.write_text(json.dumps(description), encoding="utf-8")
+    assert open_mn04_export() is None
 
 
 def test_an_export_of_other_weights_is_not_used(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

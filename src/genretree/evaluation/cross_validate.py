@@ -11,7 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from genretree.training.train import train_once
 
 NESTED = "nested"  # the name of the row of a nested cross-validation
 _INNER = "inner"
+_PRECISION_FILE = "precision.json"
 _UNUSED = "unused"  # part of the tracks that an inner split may not see
 
 
@@ -129,6 +130,9 @@ class CrossValidation:
     rows : tuple of CrossValidationRow
     selected : tuple of Selection
         Empty unless nested.
+    precision : mapping of str to tuple of str
+        Precisions in which the networks of each candidate were trained, one unless a saved fold has another; empty for
+        candidates without a trained network.
     """
 
     store: str
@@ -144,6 +148,7 @@ class CrossValidation:
     effective_groups: float
     rows: tuple[CrossValidationRow, ...]
     selected: tuple[Selection, ...] = ()
+    precision: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, for `results.json`."""
@@ -225,7 +230,8 @@ def cross_validate(
     """Cross-validate recipes on a store; every track is predicted by models that saw neither it nor its group.
 
     Each seed makes other folds and other initial weights. The probabilities of a fold are calibrated by the model that
-    predicts it. An interrupted call continues where it stopped.
+    predicts it. All models of a candidate are trained in the precision that the first of them chose. An interrupted
+    call continues where it stopped.
 
     Parameters
     ----------
@@ -283,20 +289,23 @@ def cross_validate(
     selected = []
     predictions: dict[str, list[FoldPredictions]] = {}
     expected = []
+    precisions: dict[str, set[str]] = {each.name: set() for each in candidates}
     with progress_bar(total, "cross-validate", "model", progress) as tick:
         for seed, splits in outer.items():
             if not nested:
                 for candidate in candidates:
                     parts = [predict_fold(store, split, candidate, seed, out, tick) for split in splits]
+                    precisions[candidate.name].update(*(part.precision for part in parts))
                     predictions.setdefault(candidate.name, []).append(FoldPredictions.join(parts))
                 continue
             parts = []
             for split in splits:
-                inner = _score_inner(store, split, candidates, inner_folds, seed, out, tick)
+                inner = _score_inner(store, split, candidates, inner_folds, seed, out, tick, precisions)
                 chosen = max(candidates, key=lambda each: inner[each.name])  # the first of equals
                 selected.append(Selection(seed=seed, fold=split.fold or 0, chosen=chosen.name, inner=inner))
                 expected.append(inner[chosen.name])
                 parts.append(predict_fold(store, split, chosen, seed, out, tick))
+                precisions[chosen.name] |= parts[-1].precision
             predictions.setdefault(NESTED, []).append(FoldPredictions.join(parts))
     rows = tuple(
         _make_row(store, name, by_seed, float(np.mean(expected)) if nested else None)
@@ -317,6 +326,7 @@ def cross_validate(
         effective_groups=float(effective_groups(sizes)),
         rows=rows,
         selected=tuple(selected),
+        precision={name: tuple(sorted(found)) for name, found in precisions.items()},
     )
     write_text(out / "results.json", json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     write_text(out / "results.md", format_cross_validation(result))
@@ -333,11 +343,14 @@ class FoldPredictions:
     levels : list of float64 arrays, one for each level, shape (n, n_nodes)
     independent : bool array, shape (n,)
         Whether a track was predicted with independent heads; a nested choice may differ between folds.
+    precision : frozenset of str
+        Precisions in which the networks were trained.
     """
 
     tracks: Int64Array
     levels: LevelProbabilities
     independent: NDArray[np.bool_]
+    precision: frozenset[str] = frozenset()
 
     @classmethod
     def join(cls, parts: Sequence[FoldPredictions]) -> FoldPredictions:
@@ -345,7 +358,8 @@ class FoldPredictions:
         tracks = np.concatenate([part.tracks for part in parts])
         order = np.argsort(tracks, kind="stable")
         levels = [np.concatenate(each)[order] for each in zip(*(part.levels for part in parts), strict=True)]
-        return cls(tracks[order], levels, np.concatenate([part.independent for part in parts])[order])
+        precision = frozenset().union(*(part.precision for part in parts))
+        return cls(tracks[order], levels, np.concatenate([part.independent for part in parts])[order], precision)
 
     def predicted(self, store: Store) -> Int64Array:
         """Predict a node for each level, shape (n, n_levels)."""
@@ -410,18 +424,68 @@ def predict_fold(
     if found is None:
         folder = path.with_suffix("")
         view = store.with_splits([split])
-        bundle = train_once(view, candidate.family, folder, settings, split=split.name)
+        chosen = _read_precision(path.parent / _PRECISION_FILE, store, candidate)
+        bundle = train_once(view, candidate.family, folder, _fix_precision(settings, chosen), split=split.name)
+        chosen = _trained_precision(bundle.training["facts"])
         rows = view.rows("test", split)
         tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
         levels = bundle.average_slices(predict_rows(bundle, view, rows), position)
-        heads = bundle.model.heads
-        found = FoldPredictions(tracks.astype(np.int64), levels, np.full(len(tracks), heads == "independent"))
+        heads, precision = bundle.model.heads, frozenset(chosen.values())
+        independent = np.full(len(tracks), heads == "independent")
+        found = FoldPredictions(tracks.astype(np.int64), levels, independent, precision)
         arrays: dict[str, Any] = {f"level_{i}": level for i, level in enumerate(levels)}
+        arrays |= {"heads": np.array(heads), "precision": np.array(sorted(precision), str)}
+        if chosen:
+            content = {"run": _describe_candidate(store, candidate), "precision": chosen}
+            write_text(path.parent / _PRECISION_FILE, json.dumps(content))
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, tracks=tracks, identity=np.array(identity), heads=np.array(heads), **arrays)
+            np.savez(stream, tracks=tracks, identity=np.array(identity), **arrays)
         shutil.rmtree(folder, ignore_errors=True)  # a study of many models would fill the disk
     tick(1)
     return found
+
+
+def _describe_candidate(store: Store, candidate: Candidate) -> list[Any]:
+    """Identify what the trainings of a candidate have in common, as JSON types."""
+    return [candidate.family, candidate.settings.model_dump(mode="json"), store.metadata.digest]
+
+
+def _read_precision(path: Path, store: Store, candidate: Candidate) -> dict[str, str]:
+    """Read the precision that the first training of a candidate chose, as `_trained_precision`; empty before that."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        same = content["run"] == _describe_candidate(store, candidate)
+        # The hardware alone chooses fp16, so another machine that continues can't always use it.
+        return {name: precision for name, precision in content["precision"].items() if same and precision != "fp16"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _trained_precision(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the precision in which a model was trained: under "", and under the names of an ensemble's members."""
+    by_name = {"": metadata, **{name: own for name, own in metadata.items() if isinstance(own, Mapping)}}
+    return {name: own["precision"] for name, own in by_name.items() if isinstance(own.get("precision"), str)}
+
+
+def _fix_precision(settings: Settings, chosen: Mapping[str, str]) -> Settings:
+    """Replace the precision `auto` by the chosen one, also of an ensemble's members.
+
+    It depends on timed trial steps, so on a machine under load, folds could differ in it.
+    """
+    if "" in chosen and getattr(settings, "precision", "") == "auto":
+        return settings.model_copy(update={"precision": chosen[""]})
+    members = getattr(settings, "members", None)
+    if not isinstance(members, Mapping):
+        return settings
+    fixed = {
+        name: {**own, "precision": chosen[name]}
+        if name in chosen
+        and own.get("precision", "auto") == "auto"
+        and "precision" in get_family(name).settings_type.model_fields
+        else own
+        for name, own in members.items()
+    }
+    return settings.model_copy(update={"members": fixed})
 
 
 def _folder_name(candidate: Candidate) -> str:
@@ -437,7 +501,8 @@ def _load_predictions(path: Path, identity: str) -> FoldPredictions | None:
                 return None
             tracks, independent = content["tracks"], str(content["heads"]) == "independent"
             levels = [content[name] for name in sorted(content.files) if name.startswith("level_")]
-            return FoldPredictions(tracks, levels, np.full(len(tracks), independent))
+            precision = content["precision"].tolist() if "precision" in content.files else []
+            return FoldPredictions(tracks, levels, np.full(len(tracks), independent), frozenset(precision))
     except (OSError, ValueError, KeyError):
         return None
 
@@ -450,8 +515,12 @@ def _score_inner(
     seed: int,
     out: Path,
     tick: Callable[..., None],
+    precisions: Mapping[str, set[str]],
 ) -> dict[str, float]:
-    """Cross-validate the candidates on the training folds of a split: overall accuracy by track and name."""
+    """Cross-validate the candidates on the training folds of a split: overall accuracy by track and name.
+
+    The precisions in which networks were trained are added to `precisions`, by candidate.
+    """
     parts = np.array(split.parts)
     known = np.flatnonzero(parts != "test")
     inner = fold_groups(
@@ -466,6 +535,7 @@ def _score_inner(
     for candidate in candidates:
         joined = FoldPredictions.join([predict_fold(store, each, candidate, seed, out, tick) for each in splits])
         scores[candidate.name] = float(joined.correct(store).mean())
+        precisions[candidate.name].update(joined.precision)
     return scores
 
 
@@ -573,5 +643,8 @@ def format_cross_validation(result: CrossValidation) -> str:
             "- The best of several candidates looks better here than it is; publish the accuracy of a nested "
             "cross-validation."
         )
+    trained = [f"{name} in {' and '.join(found)}" for name, found in result.precision.items() if found]
+    if trained:
+        lines.append(f"- Precision of the training: {', '.join(trained)}.")
     lines += [f"- {note[0].upper()}{note[1:]}." for note in result.notes]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -409,8 +408,7 @@ def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]
 
 def predict_rows(bundle: Bundle, store: Store, rows: Int64Array, progress: bool = False) -> LevelProbabilities:
     """Predict uncalibrated probabilities for slices of a store: one array for each level, shape (n_rows, n_nodes)."""
-    on_fastest_device = getattr(bundle.model, "on_fastest_device", nullcontext)
-    with progress_bar(len(rows), "evaluate", "slice", progress) as tick, on_fastest_device():
+    with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
         return predict_dataset(bundle.model, slice_dataset_of(store, rows), tick)
 
 

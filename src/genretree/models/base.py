@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -215,7 +216,7 @@ class Model(Protocol):
       of `genretree.models.differentiable.DifferentiableModel`.
     - `torch_module()` returns the `torch.nn.Module`.
     - `shuffle_weights(rng)` returns a copy with shuffled weights, for the sanity check of explanations.
-    - `on_fastest_device()` returns a context manager that moves the network to a GPU during an evaluation.
+    - `on_fastest_device()` returns a context manager that moves the network to a GPU while stored slices are predicted.
     - `predict_dataset(dataset, tick)` scores stored slices and may use cached features.
     - `predict_with_tags(inputs)` returns the result of `predict_proba` and the probabilities of mn04's tags, (n, 527),
       which tell music from speech.
@@ -305,7 +306,8 @@ def predict_dataset(
 ) -> LevelProbabilities:
     """Predict the probabilities of every node for stored slices: a list of arrays (n, n_nodes) by level.
 
-    A model's own method of this name, which may use cached features, takes precedence.
+    A model's own method of this name, which may use cached features, takes precedence. Networks of models with the
+    method `on_fastest_device` run on a GPU if there is one, and are back on the CPU after it.
 
     Parameters
     ----------
@@ -316,6 +318,14 @@ def predict_dataset(
     batch_size : int
         Slices in a batch.
     """
+    on_fastest_device = getattr(model, "on_fastest_device", nullcontext)
+    with on_fastest_device():
+        return _predict_dataset(model, dataset, tick, batch_size)
+
+
+def _predict_dataset(
+    model: Model, dataset: SliceDataset, tick: Callable[[int], None] | None, batch_size: int
+) -> LevelProbabilities:
     predict = getattr(model, "predict_dataset", None)
     if predict is not None:
         levels: LevelProbabilities = predict(dataset, tick)

@@ -187,7 +187,7 @@ def fit_classifier(
     settings, taxonomy = model.network.settings, model.network.head.taxonomy
     parts = [train] if validation is None else [train, validation]
     labelled = LabelledRows.of(parts, settings.class_weight_power)
-    with progress_bar(len(labelled.leaves), "features", "slice", context.progress) as tick:
+    with progress_bar(len(labelled.leaves), "features", "slice", context.progress) as tick, model.on_fastest_device():
         features = np.concatenate([compute_features(model.network, part, tick) for part in parts])
     candidates: list[Blocks] = [[features]]
     if settings.statistics:

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -30,6 +30,7 @@ from genretree.models.neural.pitch_tempo import equalise, shift_and_warp
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.neural.spec_augment import mix_pairs, spec_augment
 from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
+from genretree.models.runtime.devices import on_fastest_device
 from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.settings import MODALITIES
@@ -325,19 +326,6 @@ class NetworkModel:
         made["_name_or_path"] = ""  # may be a local folder, which doesn't belong in a bundle
         (folder / BACKBONE_FILE).write_text(json.dumps(made, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return [WEIGHTS_FILE, BACKBONE_FILE]
-
-
-@contextmanager
-def on_fastest_device(network: nn.Module) -> Iterator[None]:
-    """Move a network to the GPU during the block, if there is one."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    network.to("cuda")
-    try:
-        yield
-    finally:
-        network.to("cpu")
 
 
 class _Scores(nn.Module):

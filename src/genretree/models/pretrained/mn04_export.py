@@ -13,6 +13,8 @@ from genretree.models.runtime.types import EXPORT_RUNTIMES, GRAPH, Runner, Runti
 
 FOLDER = "mn04-openvino"
 _DESCRIPTION = "export.json"
+_GRAPH_FILE = graph_file("openvino", GRAPH)
+_NETWORK_FILE = Path(_GRAPH_FILE).with_suffix(".bin").name
 
 
 def open_mn04_export() -> tuple[Runner, RuntimeConfig] | None:
@@ -31,13 +33,13 @@ def open_mn04_export() -> tuple[Runner, RuntimeConfig] | None:
 
     config = EXPORT_RUNTIMES["openvino"]
     try:
-        return open_runner(config, folder / graph_file("openvino", GRAPH)), config
+        return open_runner(config, folder / _GRAPH_FILE), config
     except BundleError:  # made by a version of OpenVINO whose format this one can't read
         return None
 
 
 def export_mn04() -> list[Path]:
-    """Export the weights in the cache, unless that is done, and return the file with the exported weights.
+    """Export the weights in the cache, unless OpenVINO can open an export of them, and return its weight file.
 
     Returns
     -------
@@ -54,10 +56,10 @@ def export_mn04() -> list[Path]:
         If the weights are not in the cache.
     """
     folder = cache_folder() / FOLDER
-    network_file = folder / Path(graph_file("openvino", GRAPH)).with_suffix(".bin")
+    network_file = folder / _NETWORK_FILE
     if find_spec("openvino") is None:
         return []
-    if _is_intact(folder):
+    if open_mn04_export() is not None:
         return [network_file]
     from filelock import FileLock
 
@@ -67,7 +69,7 @@ def export_mn04() -> list[Path]:
 
     network = load_mn04()
     with FileLock(cache_folder() / f".{FOLDER}.lock"):
-        if _is_intact(folder):  # another process made it meanwhile
+        if open_mn04_export() is not None:  # another process made it meanwhile
             return [network_file]
         with atomic_folder(folder) as draft:
             write_checked_graph("openvino", as_graph(network), GRAPH, draft)
@@ -78,11 +80,12 @@ def export_mn04() -> list[Path]:
 
 
 def _is_intact(folder: Path) -> bool:
-    """Return whether all files have their hashes, and the export is one of the weights in the cache."""
+    """Return whether no file is missing, all have their hashes, and the export is one of the weights in the cache."""
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         hashes = {folder / name: digest for name, digest in description["files"].items()}
         hashes[mn04_path()] = description["weights"]
-        return all(sha256_file(path) == digest for path, digest in hashes.items())
+        listed = {_GRAPH_FILE, _NETWORK_FILE} <= description["files"].keys()
+        return listed and all(sha256_file(path) == digest for path, digest in hashes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -23,6 +23,7 @@ from genretree.models.finite_weights import require_finite
 from genretree.models.pretrained.musicnn import BANDS, PATCH_FRAMES, Musicnn, MusicnnOutput
 from genretree.models.pretrained.musicnn_weights import load_musicnn_weights
 from genretree.models.pretrained.names import MusicnnName, Weights
+from genretree.models.runtime.devices import device_of
 from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.sound.features import MEL_16K
@@ -125,9 +126,10 @@ def _extract_patches(
     new = [place for place, key in enumerate(keys) if key not in computed]
     for at in range(0, len(new), _PATCH_BATCH_SIZE):
         places = new[at : at + _PATCH_BATCH_SIZE]
-        outputs = network(torch.from_numpy(patches[places]))
+        inputs = torch.from_numpy(patches[places])
+        outputs = network(inputs.to(device_of(network)) if isinstance(network, Musicnn) else inputs)
         for row, place in enumerate(places):
-            computed[keys[place]] = MusicnnOutput(*(layer[row] for layer in outputs))
+            computed[keys[place]] = MusicnnOutput(*(layer[row].cpu() for layer in outputs))
     joined = MusicnnOutput(*(torch.stack(layer) for layer in zip(*(computed[key] for key in keys), strict=True)))
     return {layer: values[0].numpy() for layer, values in pool_patches(joined, 1).items()}
 
@@ -174,7 +176,7 @@ def _extract_rows(
 ) -> Float32Array:
     """Compute all layers for some rows of a store, joined along the last axis."""
     mel = np.asarray(mel_16k[rows])
-    if isinstance(network, Musicnn) and network.tags.weight.device.type != "cpu":
+    if isinstance(network, Musicnn) and device_of(network).type != "cpu":
         return _extract_on_accelerator(network, mel, patches)
     outputs = extract_features({name: network}, mel, patches)
     return np.concatenate([outputs[f"{name}/{layer}"] for layer in LAYERS], axis=1)
@@ -184,7 +186,7 @@ def _extract_on_accelerator(network: Musicnn, mel_16k: Float16Array, patches: in
     """Compute all layers for slices in one batch, which needs more memory than `extract_features`."""
     slice_patches = np.concatenate([cut_patches(compress(mel), patches) for mel in mel_16k])
     with torch.inference_mode():
-        outputs = network(torch.from_numpy(slice_patches).to(network.tags.weight.device))
+        outputs = network(torch.from_numpy(slice_patches).to(device_of(network)))
         pooled = pool_patches(outputs, len(mel_16k))
     joined: Float32Array = torch.cat([pooled[layer] for layer in LAYERS], dim=1).cpu().numpy()
     return joined

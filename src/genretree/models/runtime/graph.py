@@ -53,9 +53,12 @@ def run_torch(graph: Graph, bf16: bool) -> Runner:
     """Create a runner for a graph in torch, with matrix products in bf16 or float32."""
     import torch
 
+    from genretree.models.runtime.devices import device_of
+
     def run(batch: Array) -> tuple[Array, ...]:
+        inputs = torch.from_numpy(batch).to(device_of(graph.module))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return tuple(output.float().numpy() for output in graph.module(torch.from_numpy(batch)))
+            return tuple(output.float().cpu().numpy() for output in graph.module(inputs))
 
     return run
 

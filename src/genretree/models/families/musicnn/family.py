@@ -8,6 +8,7 @@ cross-validation over groups (artists) within the training part.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +49,7 @@ from genretree.models.pretrained.musicnn_features import (
     save_networks,
 )
 from genretree.models.pretrained.names import MusicnnName, Weights
+from genretree.models.runtime.devices import on_fastest_device
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.parallel import keep_allocated_pages
@@ -134,10 +136,11 @@ class MusicnnFamily:
         parts = [train] if validation is None else [train, validation]
         labelled = LabelledRows.of(parts, musicnn_settings.class_weight_power)
         images = any(IMAGES in layers for layers in musicnn_settings.layers)
-        by_part = [
-            extract_dataset_features(part, networks, musicnn_settings.patches, images, context.progress)
-            for part in parts
-        ]
+        with on_fastest_device(*networks.values()):
+            by_part = [
+                extract_dataset_features(part, networks, musicnn_settings.patches, images, context.progress)
+                for part in parts
+            ]
         outputs = {key: np.concatenate([features[key] for features in by_part]) for key in by_part[0]}
         candidates = [_blocks(outputs, musicnn_settings.networks, layers) for layers in musicnn_settings.layers]
         n_leaves = len(taxonomy.leaves)
@@ -227,6 +230,10 @@ class MusicnnModel:
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Run the networks with another runtime."""
         self.backends = run_networks(self.networks, runners)
+
+    def on_fastest_device(self) -> AbstractContextManager[None]:
+        """Compute on the GPU during the block, if there is one and no other runtime is set."""
+        return on_fastest_device(*self.networks.values()) if self.backends is None else nullcontext()
 
     def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
         """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""

@@ -56,16 +56,17 @@ class TaggerFamily:
         cached = tagger_settings.weights == Weights.CACHED
         network = load_network(None if cached else Path(tagger_settings.weights))
         tree = TagTree.of(Vocabulary.builtin().match(taxonomy), tagger_settings.floor, taxonomy)
-        model = TaggerModel(tree, tagger_settings, lambda: network)
+        musicnn = _load_musicnn(tagger_settings) if tagger_settings.musicnn else None
+        model = TaggerModel(tree, tagger_settings, lambda: network, musicnn=musicnn)
         parts = [train] if validation is None else [train, validation]
         labelled = LabelledRows.of(parts, tagger_settings.class_weight_power)
-        by_part = [extract_dataset(model, part, context.progress) for part in parts]
-        outputs = TaggerOutputs(*(np.concatenate(arrays) for arrays in zip(*by_part, strict=True)))
-        musicnn = _load_musicnn(tagger_settings) if tagger_settings.musicnn else None
         further, widths = None, [EMBEDDING_DIM]
-        if musicnn is not None:
-            further = np.concatenate([musicnn.extract_dataset(part, context.progress) for part in parts])
-            widths += musicnn.widths
+        with model.on_fastest_device():
+            by_part = [extract_dataset(model, part, context.progress) for part in parts]
+            if musicnn is not None:
+                further = np.concatenate([musicnn.extract_dataset(part, context.progress) for part in parts])
+                widths += musicnn.widths
+        outputs = TaggerOutputs(*(np.concatenate(arrays) for arrays in zip(*by_part, strict=True)))
         features, prior = join_features(outputs, further), model.predict_by_tags(outputs)
         tracks = TrackRows.of(features, prior, labelled)
         seed, heads = tagger_settings.seed, tagger_settings.heads

@@ -6,6 +6,7 @@ Importing this doesn't import torch, so that an exported network runs without it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -126,6 +127,16 @@ class TaggerModel:
         self._run = runners[GRAPH]
         if self.musicnn is not None:
             self.musicnn.set_backend(runners)
+
+    def on_fastest_device(self) -> AbstractContextManager[None]:
+        """Compute on the GPU during the block, if there is one, what no other runtime does."""
+        further = [] if self.musicnn is None else self.musicnn.torch_networks
+        networks = [*([self.network] if self.runs_torch else []), *further]
+        if not networks:  # torch need not be imported
+            return nullcontext()
+        from genretree.models.runtime.devices import on_fastest_device
+
+        return on_fastest_device(*networks)
 
     def torch_module(self) -> Mn04:
         """Return the network in torch."""

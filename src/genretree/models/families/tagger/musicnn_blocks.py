@@ -55,6 +55,11 @@ class MusicnnBlocks:
         """Run the networks with another runtime."""
         self._backends = run_networks(self.networks, runners)
 
+    @property
+    def torch_networks(self) -> list[Musicnn]:
+        """The networks that run in torch; none if another runtime is set."""
+        return list(self.networks.values()) if self._backends is None else []
+
     def extract(self, mel_16k: Array) -> Float32Array:
         """Compute the features of slices, shape (n, n_features)."""
         return self._join(extract_features(self._backends or self.networks, mel_16k, self.patches))

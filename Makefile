@@ -54,7 +54,7 @@ docs: $(VENV)/.installed-dev  ## Make the site of the pages, in docs/_build.
 	@echo "docs/_build/index.html"
 
 # QUICK=1: in minutes, for a look. MUSIC=folder or CSV, TRACK=file: instead of composed music.
-bench: $(VENV)/.installed-dev  ## Install, then measure everything side by side with the usual way (an hour).
+bench: $(VENV)/.installed-dev  ## Install, then measure everything side by side with the usual way (at most an hour).
 	$(BIN)/python benchmarks/everything.py $(if $(QUICK),--quick) $(if $(MUSIC),--music "$(MUSIC)") $(if $(TRACK),--track "$(TRACK)")
 
 clean:  ## Remove everything that was made here.

@@ -1,14 +1,14 @@
 """What runs a bundle's networks, how fast, and how far from torch in float32: docs/figures-methods.md has the figures.
 
 Usage:
-    python benchmarks/runtimes.py networks STORE BUNDLE... [--rounds 7]
+    python benchmarks/runtimes.py networks STORE BUNDLE... [--rounds 7] [--sample 600]
     python benchmarks/runtimes.py track BUNDLE FILE [--rounds 5]
     python benchmarks/runtimes.py folder BUNDLE MUSIC [--files 200] [--rounds 3]
     python benchmarks/runtimes.py start BUNDLE FILE [--rounds 5]
 
 `networks`: slices a second of each network by every runtime at batch 1 and 32, as ratios to torch in float32 (eager) in
-the same round, and the greatest difference of any node's probability on random slices of STORE. `track`: one file,
-warm, against torch in float32 with librosa's images. `folder`: seconds of music a second with 1 and 2 workers.
+the same round, and the greatest difference of any node's probability on `--sample` random slices of STORE. `track`: one
+file, warm, against torch in float32 with librosa's images. `folder`: seconds of music a second with 1 and 2 workers.
 `start`: the command itself, cold. The ways take turns within a round, so that other work on the machine meets them
 all; what is given is the median over rounds and the quartiles. Bundles without exports are exported to a copy.
 """
@@ -94,15 +94,15 @@ def spread(values: np.ndarray, digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def farthest(one: Bundle, other: Bundle, inputs: Inputs) -> float:
-    """Greatest difference of any node's probability."""
-    pairs = zip(one.model.predict_proba(inputs), other.model.predict_proba(inputs), strict=True)
+def farthest(expected: Sequence[np.ndarray], other: Bundle, inputs: Inputs) -> float:
+    """Greatest difference of any node's probability from those expected."""
+    pairs = zip(expected, other.model.predict_proba(inputs), strict=True)
     return max(float(np.abs(first - second).max()) for first, second in pairs)
 
 
-def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
+def networks(store: Store, folders: Sequence[Path], rounds: int, sample: int = SAMPLE) -> None:
     """Print a line for each network, runtime and batch."""
-    rows = np.sort(np.random.default_rng(0).choice(len(store.images), min(SAMPLE, len(store.images)), replace=False))
+    rows = np.sort(np.random.default_rng(0).choice(len(store.images), min(sample, len(store.images)), replace=False))
     inputs = store.inputs(rows)
     images = inputs["images"]
     print("| bundle | network | runtime | batch | inputs a second | times torch float32 | probabilities differ by |")
@@ -112,10 +112,12 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
             copy, ways = with_exports(folder, Path(scratch))
             reference = load_bundle(copy)
             assert isinstance(reference.model, HasGraphs)
-            away = {}
+            expected = reference.model.predict_proba(inputs)
+            away = {str(REFERENCE): 0.0}
             for way in ways:
-                loaded = load_bundle(copy, way.runtime, "bf16" if way.bf16 else "float32")
-                away[str(way)] = farthest(reference, loaded, inputs)
+                if way != REFERENCE:
+                    loaded = load_bundle(copy, way.runtime, "bf16" if way.bf16 else "float32")
+                    away[str(way)] = farthest(expected, loaded, inputs)
             for name, graph in reference.model.graphs(reference.images.size).items():
                 runners: dict[str, Runner] = {}
                 for way in ways:
@@ -239,11 +241,12 @@ def main() -> None:
     parser.add_argument("others", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--sample", type=int, default=SAMPLE, help="slices on which probabilities are compared")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     print(f"torch threads {torch.get_num_threads()}, fast bf16: {fast_bf16()}", file=sys.stderr)
     if given.what == "networks":
-        networks(Store(given.first), given.others, given.rounds)
+        networks(Store(given.first), given.others, given.rounds, given.sample)
     elif given.what == "track":
         track(given.first, given.others[0], given.rounds)
     elif given.what == "folder":

@@ -53,7 +53,6 @@ from genretree.training.data import slice_dataset_of
 from genretree.training.recipes import Recipe
 
 MODELS = ("efficientnet-b0", "ast", "cnn")
-GOALS = {"efficientnet-b0": 3.0, "ast": 2.5, "cnn": 3.5}
 SMOOTHING = 10  # steps of the moving average of a loss curve
 MOST_BATCHES = 20  # an epoch
 
@@ -330,7 +329,6 @@ def measure(task: Task, turns: int, turn: int, seeds: int) -> dict[str, Any]:
     return {
         "family": task.family,
         "batch_size": task.batch_size,
-        "target": GOALS[task.family],
         "steps": turns * turn,
         "apart": distance(curves[0], found["losses"]["published"]),
         "seeds_apart": [distance(*pair) for pair in pairs],
@@ -354,7 +352,6 @@ def line(row: dict[str, Any]) -> str:
         f"{usual:.1f}",
         f"{ours:.1f}",
         f"{middle:.2f} ({low:.2f} to {high:.2f})",
-        f"{row['target']:g}",
         f"{row['fetching']:.1%}",
         f"{row['changing']:.1%}",
         f"{row['apart']:.3f}",
@@ -364,8 +361,8 @@ def line(row: dict[str, Any]) -> str:
 
 
 HEAD = (
-    "| family | published, slices/s | ours, slices/s | ratio (range) | target | fetching | changing | curves apart "
-    "| seeds apart |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    "| family | published, slices/s | ours, slices/s | ratio (range) | fetching | changing | curves apart "
+    "| seeds apart |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 
 

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from genretree.audit import neutralise, neutralise_audio, shortcuts
 from genretree.audit.cues import STEEP_EDGE, Cue, matched_statistics, measure_samples, read_cues
 from genretree.audit.shortcut_page import save_shortcuts
-from genretree.audit.shortcuts import CueResult, ShortcutAudit, audit_shortcuts, permute_over_groups
+from genretree.audit.shortcuts import CueResult, Shortcut, ShortcutAudit, audit_shortcuts, permute_over_groups
 from genretree.cli import main
+from genretree.cli.audit import show_shortcuts
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
@@ -206,12 +207,44 @@ def test_classes_that_depend_on_a_cue_are_named() -> None:
     usual = [item("A", 0.9, 0.8, 0.02), item("B", 0.8, 0.75, 0.03), item("C", 0.7, 0.7, 0.0)]
     assert neutralise.find_dependences(usual) == []
     (lost,) = neutralise.find_dependences([*usual, item("D", 0.9, 0.2, 0.0)])
-    assert lost.startswith("recall of D falls from 90% to 20% when bandwidth is neutralised")
+    assert (lost.leaf, lost.cue) == ("D", "bandwidth")
+    assert lost.text.startswith("recall of D falls from 90% to 20% when bandwidth is neutralised")
     (gained,) = neutralise.find_dependences([*usual, item("D", 0.9, 1.0, 0.5)])
-    assert gained == "D is predicted for 50% of the other tracks when bandwidth is neutralised, and for 0% before"
+    assert gained.text == "D is predicted for 50% of the other tracks when bandwidth is neutralised, and for 0% before"
     assert neutralise.find_dependences([item(name, 0.9, 0.1, 0.1) for name in "ABCD"]) == []  # all alike
     by_chance = replace(item("D", 0.9, 0.2, 0.0), tracks=3, loss_p_value=0.25)
     assert neutralise.find_dependences([*usual, by_chance]) == []
+
+
+def test_the_verdict_names_what_a_bundle_depends_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cue = CueResult(
+        name="bandwidth", description="edge", source="audio", accuracy=0.1, chance=0.1, p_value=0.5, separation=(0.0, 0)
+    )
+    results = [cue, replace(cue, name="music", description="music", accuracy=0.6)]
+    depends = neutralise.Dependence(leaf="Pop > Teen_pop", cue="bandwidth", text="B: recall of Pop > Teen_pop falls")
+    alone = shortcuts._verdict((), results, [depends], "B")
+    assert alone.startswith("Shortcuts found: B depends on bandwidth (Teen_pop), although no cue")
+    found = Shortcut(leaf="Classic > Solo", cue="level", separation=2.0, music_separation=1.0, text="")
+    both = shortcuts._verdict([found], results, [depends], "B")
+    assert both.startswith("Shortcuts found: level (Solo); B depends on bandwidth (Teen_pop); edge alone")
+    result = ShortcutAudit(
+        store="S",
+        group_by="artist",
+        leaves=("Pop > Teen_pop", "Classic > Solo"),
+        verdict=alone,
+        classes=(),
+        cues=tuple(results),
+        shortcuts=(),
+        neutralised=(),
+        dependences=(depends,),
+        notes=(),
+        seed=0,
+        version="0",
+    )
+    page = save_shortcuts(result, tmp_path).read_text()
+    assert '<p class="warn">Shortcuts found: B depends' in page and "<li>B: recall of Pop" in page
+    show_shortcuts(result)
+    assert "warning: B: recall of Pop > Teen_pop falls." in capsys.readouterr().out
 
 
 def test_an_edge_is_measured() -> None:

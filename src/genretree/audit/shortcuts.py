@@ -7,7 +7,7 @@ class is named if a cue tells it from the others better than music does whose lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from genretree.progress import progress_bar
 from genretree.taxonomy import format_path
 
 if TYPE_CHECKING:
-    from genretree.audit.neutralise import Neutralisation
+    from genretree.audit.neutralise import Dependence, Neutralisation
     from genretree.bundle.bundle import Bundle
 
 MUSIC = "music"
@@ -144,6 +144,8 @@ class ShortcutAudit:
     shortcuts : tuple of Shortcut
     neutralised : tuple of Neutralisation
         How a bundle's predictions change when a cue is neutralised.
+    dependences : tuple of Dependence
+        Classes whose prediction by the bundle depends on a cue.
     notes : tuple of str
     seed : int
     version : str
@@ -157,6 +159,7 @@ class ShortcutAudit:
     cues: tuple[CueResult, ...]
     shortcuts: tuple[Shortcut, ...]
     neutralised: tuple[Neutralisation, ...]
+    dependences: tuple[Dependence, ...]
     notes: tuple[str, ...]
     seed: int
     version: str
@@ -245,6 +248,7 @@ def audit_shortcuts(
     shortcuts += _find_shortcuts(cues, results, scores, classes, groups, names, seed)
     shortcuts += _find_filtered(cues, results, classes, groups, names, seed, shortcuts)
     neutralised: tuple[Neutralisation, ...] = ()
+    dependences: tuple[Dependence, ...] = ()
     notes = []
     if not known_artists:
         notes.append(
@@ -258,16 +262,19 @@ def audit_shortcuts(
         neutralised, note = neutralise_cues(bundle, store, progress)
         notes += [note] if note else []
         notes += note_few_tracks(neutralised)
-        notes += [f"{bundle.folder.name}: {text}" for text in find_dependences(neutralised)]
+        dependences = tuple(
+            replace(item, text=f"{bundle.folder.name}: {item.text}") for item in find_dependences(neutralised)
+        )
     return ShortcutAudit(
         store=str(store.folder),
         group_by=store.metadata.group_by,
         leaves=tuple(names),
-        verdict=_verdict(shortcuts, results),
+        verdict=_verdict(shortcuts, results, dependences, "" if bundle is None else bundle.folder.name),
         classes=tuple(concentrations),
         cues=tuple(results),
         shortcuts=tuple(shortcuts),
         neutralised=neutralised,
+        dependences=dependences,
         notes=tuple(notes),
         seed=seed,
         version=version("genretree"),
@@ -491,7 +498,9 @@ def _find_concentrated(classes: Sequence[ClassConcentration]) -> list[Shortcut]:
     return found
 
 
-def _verdict(shortcuts: Sequence[Shortcut], results: Sequence[CueResult]) -> str:
+def _verdict(
+    shortcuts: Sequence[Shortcut], results: Sequence[CueResult], dependences: Sequence[Dependence], bundle: str
+) -> str:
     cues = [item for item in results if item.name != MUSIC]
     best = max(cues, key=lambda item: item.accuracy - item.chance)
     music = next(item for item in results if item.name == MUSIC)
@@ -499,13 +508,20 @@ def _verdict(shortcuts: Sequence[Shortcut], results: Sequence[CueResult]) -> str
         f"{best.description} alone reaches a mean recall of {100 * best.accuracy:.0f} % on unseen groups (chance "
         f"{100 * best.chance:.0f} %), music with a matched spectrum {100 * music.accuracy:.0f} %"
     )
-    if not shortcuts:
-        return f"No shortcut found: no cue tells a class better than the music does; {measured}."
+    depends = f"{bundle} depends on {_by_cue(dependences)}" if dependences else ""
+    if shortcuts:
+        return "; ".join(part for part in (f"Shortcuts found: {_by_cue(shortcuts)}", depends, measured) if part) + "."
+    if depends:
+        return f"Shortcuts found: {depends}, although no cue tells a class better than the music does; {measured}."
+    return f"No shortcut found: no cue tells a class better than the music does; {measured}."
+
+
+def _by_cue(items: Sequence[Shortcut | Dependence]) -> str:
+    """List the last labels of the classes behind each cue: `bandwidth (Teen_pop); spectrum (Solo, Opera)`."""
     named: dict[str, list[str]] = {}
-    for item in shortcuts:
+    for item in items:
         named.setdefault(item.cue, []).append(item.leaf.split(" > ")[-1])
-    parts = [f"{cue} ({', '.join(leaves)})" for cue, leaves in named.items()]
-    return f"Shortcuts found: {'; '.join(parts)}; {measured}."
+    return "; ".join(f"{cue} ({', '.join(leaves)})" for cue, leaves in named.items())
 
 
 def _standardise(values: Float64Array) -> Float64Array:

@@ -135,8 +135,8 @@ def show_shortcuts(result: ShortcutAudit) -> None:
             after = (f"{100 * item.neutralised_recall:.0f}" for item in items)
             table.add_row(escape(leaf), str(items[0].tracks), f"{100 * items[0].recall:.0f}", *after)
         console.print(table)
-    for found in result.shortcuts:
-        console.print(f"warning: {escape(found.text)}.")
+    for text in [item.text for item in result.shortcuts] + [item.text for item in result.dependences]:
+        console.print(f"warning: {escape(text)}.")
     for note in result.notes:
         console.print(f"note: {escape(note)}.")
     console.print(escape(result.verdict))

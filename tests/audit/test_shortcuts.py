@@ -99,27 +99,33 @@ def test_a_clean_corpus_is_not_accused(audits: tuple[ShortcutAudit, ShortcutAudi
     assert position is None or position.p_value > 0.01
 
 
-def _spectra_of_instruments(seed: int) -> tuple[Cue, Cue, np.ndarray, np.ndarray]:
-    """Ten classes by ten artists each, whose spectra follow from statistics of the music and each artist's taste."""
+def _spectra_of_instruments(seed: int, artists: int = 10) -> tuple[Cue, Cue, np.ndarray, np.ndarray]:
+    """Ten classes by some artists each, whose spectra follow from statistics of the music and each artist's taste."""
     rng = np.random.default_rng(seed)
-    classes = np.repeat(np.arange(10), 20)
-    groups = np.arange(200) // 2
-    music = rng.normal(0, 1, (10, 6))[classes] + rng.normal(0, 1, (200, 6))
-    tracks = music @ rng.normal(0, 2, (6, 30)) + rng.normal(0, 2, (100, 30))[groups] + rng.normal(0, 2, (200, 30))
+    n = 20 * artists
+    classes = np.repeat(np.arange(10), 2 * artists)
+    groups = np.arange(n) // 2
+    music = rng.normal(0, 1, (10, 6))[classes] + rng.normal(0, 1, (n, 6))
+    tracks = music @ rng.normal(0, 2, (6, 30)) + rng.normal(0, 2, (n // 2, 30))[groups] + rng.normal(0, 2, (n, 30))
     names = tuple(f"level of band {band} (dB)" for band in range(30))
     return Cue("spectrum", "", names, tracks, "audio"), Cue("music", "", (), music, "images"), classes, groups
+
+
+GENRES = [f"genre {number}" for number in range(10)]
+
+
+def _cue_results() -> list[CueResult]:
+    template = CueResult(
+        name="", description="", source="", accuracy=0.0, chance=0.0, p_value=0.0, separation=(0.0,) * 10
+    )
+    return [replace(template, name=name) for name in ("spectrum", "music")]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_filter_on_one_class_is_named_and_music_is_not(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 10)
     spectrum, music, classes, groups = _spectra_of_instruments(seed)
-    names = [f"genre {number}" for number in range(10)]
-    template = CueResult(
-        name="", description="", source="", accuracy=0.0, chance=0.0, p_value=0.0, separation=(0.0,) * 10
-    )
-    results = [replace(template, name=name) for name in ("spectrum", "music")]
-    arguments = (results, classes, groups, names, seed, ())
+    arguments = (_cue_results(), classes, groups, GENRES, seed, ())
     assert shortcuts._find_filtered([spectrum, music], *arguments) == []
     values = spectrum.values.copy()
     values[classes == seed, 20:25] += 9
@@ -127,6 +133,30 @@ def test_a_filter_on_one_class_is_named_and_music_is_not(seed: int, monkeypatch:
     found = shortcuts._find_filtered([replace(spectrum, values=values), music], *arguments)
     assert [item.leaf for item in found] == [f"genre {seed}"]
     assert "its music does not explain" in found[0].text
+
+
+@pytest.mark.parametrize("artists", [3, 5])
+def test_classes_of_few_artists_are_not_accused_of_a_filter(artists: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 10)
+    for seed in range(10):
+        spectrum, music, classes, groups = _spectra_of_instruments(seed, artists)
+        assert shortcuts._find_filtered([spectrum, music], _cue_results(), classes, groups, GENRES, seed, ()) == []
+
+
+def test_a_filter_does_not_accuse_a_similar_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 10)
+    rng = np.random.default_rng(0)
+    spectrum, music, classes, groups = _spectra_of_instruments(0)
+    statistics = np.concatenate([music.values, rng.normal(0, 0.3, (200, 1))], axis=1)
+    statistics[classes < 2, 6] += 3  # only these two have this kind of music
+    values = spectrum.values + 0.0
+    values[classes == 0, 20:25] += 9
+    values[classes == 0, 5:10] -= 8
+    cues = [replace(spectrum, values=values), replace(music, values=statistics)]
+    mirrored = shortcuts.unexplained_spectrum(values, statistics, classes == 1)[1]
+    assert np.sqrt((mirrored**2).mean()) > 1  # the other class seems to have the inverse filter
+    found = shortcuts._find_filtered(cues, _cue_results(), classes, groups, GENRES, 0, ())
+    assert [item.leaf for item in found] == ["genre 0"]
 
 
 def test_the_command_writes_the_page(

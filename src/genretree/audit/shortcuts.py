@@ -35,6 +35,7 @@ _MAX_P = 0.01  # of a cue, by permutation
 _MIN_SEPARATION = 2.0  # of a class by a cue, in standard deviations
 _MIN_EXCESS = 0.5  # of that separation over the separation by music
 _MIN_UNEXPLAINED = 1.0  # standard deviations of a class; clean classes of the composed corpus reach 0.80
+_STANDARD_ERRORS = 3.0  # over artists, of the excess and of what is unexplained; about 60 classes and cues are tested
 _MIN_CLASSES = 8  # fewer don't span the music from which a spectrum is predicted
 _RIDGE = 0.1
 _PERMUTATIONS = 40
@@ -246,13 +247,20 @@ def audit_shortcuts(
     known_artists = store.metadata.group_by not in ("track", *WITHOUT_TRACKS)
     shortcuts = _find_concentrated(concentrations) if known_artists else []
     shortcuts += _find_shortcuts(cues, results, scores, classes, groups, names, seed)
-    shortcuts += _find_filtered(cues, results, classes, groups, names, seed, shortcuts)
+    if known_artists:  # otherwise the number of artists, which sets the threshold, is unknown
+        shortcuts += _find_filtered(cues, results, classes, groups, names, seed, shortcuts)
     neutralised: tuple[Neutralisation, ...] = ()
     dependences: tuple[Dependence, ...] = ()
     notes = []
     if not known_artists:
         notes.append(
-            f"the store is grouped by {store.metadata.group_by}, so artists are unknown and may be on both sides"
+            f"the store is grouped by {store.metadata.group_by}, so artists are unknown and may be on both sides, and "
+            "classes were not tested for filters"
+        )
+    elif few := [item.name for item in concentrations if item.effective_artists < FEW_ARTISTS]:
+        notes.append(
+            f"{len(few)} of {len(names)} classes have fewer than {FEW_ARTISTS:g} effective artists, too few to test "
+            f"for filters: {', '.join(few)}"
         )
     if not any(cue.source == "audio" for cue in cues):
         notes.append("the audio files are missing, so bandwidth and file formats were not tested")
@@ -355,7 +363,7 @@ def _find_shortcuts(
     names: Sequence[str],
     seed: int,
 ) -> list[Shortcut]:
-    """Name the classes that a cue separates better than music does, also when groups are resampled."""
+    """Name the classes that a cue separates better than music does, by three standard errors over groups."""
     music = separate(scores[MUSIC], classes)
     index = np.unique(groups, return_inverse=True)[1]
     members = [np.flatnonzero(index == group) for group in range(index.max() + 1)]
@@ -375,7 +383,8 @@ def _find_shortcuts(
             continue
         excess = np.stack([separate(scores[cue.name][rows], classes[rows]) for rows in samples]) - music_samples
         for leaf in suspects.tolist():
-            if np.percentile(excess[:, leaf], 5) <= 0:
+            has_leaf = [bool((classes[rows] == leaf).any()) for rows in samples]
+            if separation[leaf] - music[leaf] < _STANDARD_ERRORS * excess[has_leaf, leaf].std():
                 continue
             text = f"{names[leaf]} can be identified by its {cue.description}: {_describe(cue, classes == leaf)}"
             found.append(
@@ -428,44 +437,74 @@ def _find_filtered(
     seed: int,
     known: Sequence[Shortcut],
 ) -> list[Shortcut]:
-    """Name the classes whose spectrum their music does not explain, also when labels are permuted over groups."""
+    """Name the classes whose spectrum their music does not explain, also when labels are permuted over groups.
+
+    The regressions of other classes are fitted to a filtered class as well, so that a similar class seems to have the
+    inverse filter. Therefore the class with the largest effect comes first, and the rest is fitted again without it.
+    """
     by_name = {cue.name: cue for cue in cues}
     spectrum, music = by_name["spectrum"], by_name[MUSIC]
     if spectrum.source != "audio" or len(names) < _MIN_CLASSES:
         return []
     separation = {result.name: result.separation for result in results}
-    named = {item.leaf for item in known if item.cue == "spectrum"}
-    found = []
-    for leaf, name in enumerate(names):
-        if name in named or not 1 < (classes == leaf).sum() < len(classes):
-            continue
-        residual, z = unexplained_spectrum(spectrum.values, music.values, classes == leaf)
-        size = _root_mean_square(z)
-        if size < _MIN_UNEXPLAINED:
-            continue
-        rng = np.random.default_rng(seed)
-        null = []
-        for _ in range(_PERMUTATIONS):
-            other = permute_over_groups(classes, groups, rng) == leaf
-            if 1 < other.sum() < len(other):
-                null.append(_root_mean_square(unexplained_spectrum(spectrum.values, music.values, other)[1]))
-        if len(null) > 1 and _p_value(size, null)[1] > _MAX_P:
-            continue
+    n_artists = _effective_artists(classes, groups, len(names))
+    removed = [names.index(item.leaf) for item in known if item.cue == "spectrum"]
+    candidates = [leaf for leaf in range(len(names)) if n_artists[leaf] >= FEW_ARTISTS and leaf not in removed]
+    found: list[Shortcut] = []
+    while len(names) - len(removed) >= _MIN_CLASSES:
+        keep = ~np.isin(classes, removed)
+        kept = (spectrum.values[keep], music.values[keep], classes[keep])
+        effects = {leaf: unexplained_spectrum(*kept[:2], kept[2] == leaf) for leaf in candidates}
+        sizes = {leaf: _root_mean_square(z) for leaf, (_, z) in effects.items()}
+        for leaf in sorted(candidates, key=lambda each: -sizes[each]):
+            threshold = max(_MIN_UNEXPLAINED, _STANDARD_ERRORS / n_artists[leaf] ** 0.5)
+            if sizes[leaf] >= threshold and _exceeds_permutations(sizes[leaf], leaf, *kept, groups[keep], seed):
+                break
+        else:
+            break
+        residual, z = effects[leaf]
         band = int(np.abs(z).argmax())
         text = (
-            f"{name} has a long-term spectrum that its music does not explain: {spectrum.features[band]} is "
+            f"{names[leaf]} has a long-term spectrum that its music does not explain: {spectrum.features[band]} is "
             f"{residual[band]:+.1f} from what music like it has in the other classes"
         )
         found.append(
             Shortcut(
-                leaf=name,
+                leaf=names[leaf],
                 cue="spectrum",
                 separation=separation["spectrum"][leaf],
                 music_separation=separation[MUSIC][leaf],
                 text=text,
             )
         )
+        candidates.remove(leaf)
+        removed.append(leaf)
     return found
+
+
+def _effective_artists(classes: Int64Array, groups: Int64Array, n_classes: int) -> list[float]:
+    """Compute the effective number of groups of each class."""
+    sizes = [np.unique(groups[classes == each], return_counts=True)[1] for each in range(n_classes)]
+    return [float(effective_groups(each)) for each in sizes]
+
+
+def _exceeds_permutations(
+    size: float,
+    leaf: int,
+    spectrum: Float64Array,
+    music: Float64Array,
+    classes: Int64Array,
+    groups: Int64Array,
+    seed: int,
+) -> bool:
+    """Whether a class's unexplained spectrum is larger than with labels permuted over groups."""
+    rng = np.random.default_rng(seed)
+    sizes = []
+    for _ in range(_PERMUTATIONS):
+        own = permute_over_groups(classes, groups, rng) == leaf
+        if 1 < own.sum() < len(own):
+            sizes.append(_root_mean_square(unexplained_spectrum(spectrum, music, own)[1]))
+    return len(sizes) < 2 or _p_value(size, sizes)[1] <= _MAX_P
 
 
 def _root_mean_square(values: Float64Array) -> float:

@@ -7,12 +7,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
 
+from genretree.audit import audit as run_audit
 from genretree.audit import neutralise, neutralise_audio, shortcuts
 from genretree.audit.cues import STEEP_EDGE, Cue, matched_statistics, measure_samples, read_cues
 from genretree.audit.shortcut_page import save_shortcuts
@@ -22,7 +24,7 @@ from genretree.cli.audit import show_shortcuts
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError
+from genretree.errors import ArgumentError, CorpusError
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
@@ -173,6 +175,29 @@ def test_the_command_writes_the_page(
     assert page.count("data:image/png") == 2
     wrong = CliRunner().invoke(main, ["audit", str(stores[1].folder), "--bundle", str(tmp_path)])
     assert wrong.exit_code == 1 and "--shortcuts" in wrong.output
+
+
+def test_a_bundle_of_other_images_and_a_negative_seed_are_refused_first(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("measured before the check")
+
+    monkeypatch.setattr(shortcuts, "read_cues", fail)
+    monkeypatch.setattr("genretree.audit.audit", fail)
+    bundle = SimpleNamespace(images=ImageSettings.build({"size": 64}), folder=tmp_path)
+    with pytest.raises(CorpusError, match="has image settings"):
+        audit_shortcuts(stores[0], bundle)  # type: ignore[arg-type]
+    monkeypatch.setattr("genretree.bundle.bundle.load_bundle", lambda folder: bundle)
+    words = ["audit", str(stores[0].folder), "--shortcuts", "--out", str(tmp_path), "--quiet"]
+    result = CliRunner().invoke(main, [*words, "--bundle", str(tmp_path)])
+    assert result.exit_code == 1 and "has image settings" in result.output
+    with pytest.raises(ArgumentError, match="seed must be 0 or more, got -1"):
+        audit_shortcuts(stores[0], seed=-1)
+    monkeypatch.undo()
+    with pytest.raises(ArgumentError, match="seed must be 0 or more, got -1"):
+        run_audit(stores[0], seed=-1)
+    assert CliRunner().invoke(main, [*words, "--seed", "-1"]).exit_code == 2
 
 
 def test_a_bundle_that_uses_a_codec_loses_by_a_low_pass(

@@ -19,7 +19,8 @@ from genretree.audit.cues import Cue, read_cues
 from genretree.corpus.names import join_by_name
 from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError
+from genretree.errors import ArgumentError, CorpusError
+from genretree.evaluation.evaluate import check_images, match_leaves
 from genretree.metrics.intervals import effective_groups
 from genretree.models.linear.logistic import group_folds
 from genretree.progress import progress_bar
@@ -191,8 +192,10 @@ def audit_shortcuts(
 
     Raises
     ------
+    ArgumentError
+        If `seed` is negative.
     CorpusError
-        If the store has fewer than two leaves or two groups.
+        If the store has fewer than two leaves or two groups, or doesn't fit the bundle.
 
     Examples
     --------
@@ -202,6 +205,11 @@ def audit_shortcuts(
     >>> result.verdict  # doctest: +SKIP
     'No shortcut found: no cue tells a class better than the music does.'
     """
+    if seed < 0:
+        raise ArgumentError(f"seed must be 0 or more, got {seed}")
+    if bundle is not None:  # before the minutes that the cues take
+        check_images(bundle, store)
+        match_leaves(bundle.taxonomy, store)
     tracks = np.unique(store.slice_tracks[store.rows()])
     tracks = tracks[(store.track_leaves[tracks] >= 0)]
     labels, groups = store.track_leaves[tracks], store.track_groups[tracks]

@@ -7,21 +7,24 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
 
+from genretree.audit import audit as run_audit
 from genretree.audit import neutralise, neutralise_audio, shortcuts
 from genretree.audit.cues import STEEP_EDGE, Cue, matched_statistics, measure_samples, read_cues
 from genretree.audit.shortcut_page import save_shortcuts
-from genretree.audit.shortcuts import CueResult, ShortcutAudit, audit_shortcuts, permute_over_groups
+from genretree.audit.shortcuts import CueResult, Shortcut, ShortcutAudit, audit_shortcuts, permute_over_groups
 from genretree.cli import main
+from genretree.cli.audit import show_shortcuts
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError
+from genretree.errors import ArgumentError, CorpusError
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
@@ -98,27 +101,33 @@ def test_a_clean_corpus_is_not_accused(audits: tuple[ShortcutAudit, ShortcutAudi
     assert position is None or position.p_value > 0.01
 
 
-def _spectra_of_instruments(seed: int) -> tuple[Cue, Cue, np.ndarray, np.ndarray]:
-    """Ten classes by ten artists each, whose spectra follow from statistics of the music and each artist's taste."""
+def _spectra_of_instruments(seed: int, artists: int = 10) -> tuple[Cue, Cue, np.ndarray, np.ndarray]:
+    """Ten classes by some artists each, whose spectra follow from statistics of the music and each artist's taste."""
     rng = np.random.default_rng(seed)
-    classes = np.repeat(np.arange(10), 20)
-    groups = np.arange(200) // 2
-    music = rng.normal(0, 1, (10, 6))[classes] + rng.normal(0, 1, (200, 6))
-    tracks = music @ rng.normal(0, 2, (6, 30)) + rng.normal(0, 2, (100, 30))[groups] + rng.normal(0, 2, (200, 30))
+    n = 20 * artists
+    classes = np.repeat(np.arange(10), 2 * artists)
+    groups = np.arange(n) // 2
+    music = rng.normal(0, 1, (10, 6))[classes] + rng.normal(0, 1, (n, 6))
+    tracks = music @ rng.normal(0, 2, (6, 30)) + rng.normal(0, 2, (n // 2, 30))[groups] + rng.normal(0, 2, (n, 30))
     names = tuple(f"level of band {band} (dB)" for band in range(30))
     return Cue("spectrum", "", names, tracks, "audio"), Cue("music", "", (), music, "images"), classes, groups
+
+
+GENRES = [f"genre {number}" for number in range(10)]
+
+
+def _cue_results() -> list[CueResult]:
+    template = CueResult(
+        name="", description="", source="", accuracy=0.0, chance=0.0, p_value=0.0, separation=(0.0,) * 10
+    )
+    return [replace(template, name=name) for name in ("spectrum", "music")]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_filter_on_one_class_is_named_and_music_is_not(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 10)
     spectrum, music, classes, groups = _spectra_of_instruments(seed)
-    names = [f"genre {number}" for number in range(10)]
-    template = CueResult(
-        name="", description="", source="", accuracy=0.0, chance=0.0, p_value=0.0, separation=(0.0,) * 10
-    )
-    results = [replace(template, name=name) for name in ("spectrum", "music")]
-    arguments = (results, classes, groups, names, seed, ())
+    arguments = (_cue_results(), classes, groups, GENRES, seed, ())
     assert shortcuts._find_filtered([spectrum, music], *arguments) == []
     values = spectrum.values.copy()
     values[classes == seed, 20:25] += 9
@@ -126,6 +135,30 @@ def test_a_filter_on_one_class_is_named_and_music_is_not(seed: int, monkeypatch:
     found = shortcuts._find_filtered([replace(spectrum, values=values), music], *arguments)
     assert [item.leaf for item in found] == [f"genre {seed}"]
     assert "its music does not explain" in found[0].text
+
+
+@pytest.mark.parametrize("artists", [3, 5])
+def test_classes_of_few_artists_are_not_accused_of_a_filter(artists: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 10)
+    for seed in range(10):
+        spectrum, music, classes, groups = _spectra_of_instruments(seed, artists)
+        assert shortcuts._find_filtered([spectrum, music], _cue_results(), classes, groups, GENRES, seed, ()) == []
+
+
+def test_a_filter_does_not_accuse_a_similar_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 10)
+    rng = np.random.default_rng(0)
+    spectrum, music, classes, groups = _spectra_of_instruments(0)
+    statistics = np.concatenate([music.values, rng.normal(0, 0.3, (200, 1))], axis=1)
+    statistics[classes < 2, 6] += 3  # only these two have this kind of music
+    values = spectrum.values + 0.0
+    values[classes == 0, 20:25] += 9
+    values[classes == 0, 5:10] -= 8
+    cues = [replace(spectrum, values=values), replace(music, values=statistics)]
+    mirrored = shortcuts.unexplained_spectrum(values, statistics, classes == 1)[1]
+    assert np.sqrt((mirrored**2).mean()) > 1  # the other class seems to have the inverse filter
+    found = shortcuts._find_filtered(cues, _cue_results(), classes, groups, GENRES, 0, ())
+    assert [item.leaf for item in found] == ["genre 0"]
 
 
 def test_the_command_writes_the_page(
@@ -142,6 +175,29 @@ def test_the_command_writes_the_page(
     assert page.count("data:image/png") == 2
     wrong = CliRunner().invoke(main, ["audit", str(stores[1].folder), "--bundle", str(tmp_path)])
     assert wrong.exit_code == 1 and "--shortcuts" in wrong.output
+
+
+def test_a_bundle_of_other_images_and_a_negative_seed_are_refused_first(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("measured before the check")
+
+    monkeypatch.setattr(shortcuts, "read_cues", fail)
+    monkeypatch.setattr("genretree.audit.audit", fail)
+    bundle = SimpleNamespace(images=ImageSettings.build({"size": 64}), folder=tmp_path)
+    with pytest.raises(CorpusError, match="has image settings"):
+        audit_shortcuts(stores[0], bundle)  # type: ignore[arg-type]
+    monkeypatch.setattr("genretree.bundle.bundle.load_bundle", lambda folder: bundle)
+    words = ["audit", str(stores[0].folder), "--shortcuts", "--out", str(tmp_path), "--quiet"]
+    result = CliRunner().invoke(main, [*words, "--bundle", str(tmp_path)])
+    assert result.exit_code == 1 and "has image settings" in result.output
+    with pytest.raises(ArgumentError, match="seed must be 0 or more, got -1"):
+        audit_shortcuts(stores[0], seed=-1)
+    monkeypatch.undo()
+    with pytest.raises(ArgumentError, match="seed must be 0 or more, got -1"):
+        run_audit(stores[0], seed=-1)
+    assert CliRunner().invoke(main, [*words, "--seed", "-1"]).exit_code == 2
 
 
 def test_a_bundle_that_uses_a_codec_loses_by_a_low_pass(
@@ -206,12 +262,44 @@ def test_classes_that_depend_on_a_cue_are_named() -> None:
     usual = [item("A", 0.9, 0.8, 0.02), item("B", 0.8, 0.75, 0.03), item("C", 0.7, 0.7, 0.0)]
     assert neutralise.find_dependences(usual) == []
     (lost,) = neutralise.find_dependences([*usual, item("D", 0.9, 0.2, 0.0)])
-    assert lost.startswith("recall of D falls from 90% to 20% when bandwidth is neutralised")
+    assert (lost.leaf, lost.cue) == ("D", "bandwidth")
+    assert lost.text.startswith("recall of D falls from 90% to 20% when bandwidth is neutralised")
     (gained,) = neutralise.find_dependences([*usual, item("D", 0.9, 1.0, 0.5)])
-    assert gained == "D is predicted for 50% of the other tracks when bandwidth is neutralised, and for 0% before"
+    assert gained.text == "D is predicted for 50% of the other tracks when bandwidth is neutralised, and for 0% before"
     assert neutralise.find_dependences([item(name, 0.9, 0.1, 0.1) for name in "ABCD"]) == []  # all alike
     by_chance = replace(item("D", 0.9, 0.2, 0.0), tracks=3, loss_p_value=0.25)
     assert neutralise.find_dependences([*usual, by_chance]) == []
+
+
+def test_the_verdict_names_what_a_bundle_depends_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cue = CueResult(
+        name="bandwidth", description="edge", source="audio", accuracy=0.1, chance=0.1, p_value=0.5, separation=(0.0, 0)
+    )
+    results = [cue, replace(cue, name="music", description="music", accuracy=0.6)]
+    depends = neutralise.Dependence(leaf="Pop > Teen_pop", cue="bandwidth", text="B: recall of Pop > Teen_pop falls")
+    alone = shortcuts._verdict((), results, [depends], "B")
+    assert alone.startswith("Shortcuts found: B depends on bandwidth (Teen_pop), although no cue")
+    found = Shortcut(leaf="Classic > Solo", cue="level", separation=2.0, music_separation=1.0, text="")
+    both = shortcuts._verdict([found], results, [depends], "B")
+    assert both.startswith("Shortcuts found: level (Solo); B depends on bandwidth (Teen_pop); edge alone")
+    result = ShortcutAudit(
+        store="S",
+        group_by="artist",
+        leaves=("Pop > Teen_pop", "Classic > Solo"),
+        verdict=alone,
+        classes=(),
+        cues=tuple(results),
+        shortcuts=(),
+        neutralised=(),
+        dependences=(depends,),
+        notes=(),
+        seed=0,
+        version="0",
+    )
+    page = save_shortcuts(result, tmp_path).read_text()
+    assert '<p class="warn">Shortcuts found: B depends' in page and "<li>B: recall of Pop" in page
+    show_shortcuts(result)
+    assert "warning: B: recall of Pop > Teen_pop falls." in capsys.readouterr().out
 
 
 def test_an_edge_is_measured() -> None:

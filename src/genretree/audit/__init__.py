@@ -11,6 +11,7 @@ from genretree.audit.fingerprints import compute_fingerprints
 from genretree.audit.label_tables import find_contradictions, find_several_leaves, find_shared
 from genretree.audit.labels import find_mislabelled
 from genretree.corpus.store import Store
+from genretree.errors import ArgumentError
 
 __all__ = ["Audit", "Finding", "LabelIssue", "Place", "audit"]
 
@@ -41,6 +42,8 @@ def audit(
 
     Raises
     ------
+    ArgumentError
+        If `seed` is negative.
     CorpusError
         If there is no such split, or the store has too few leaves or groups to check labels.
 
@@ -57,6 +60,8 @@ def audit(
     >>> result.summary["leaking_pairs"]  # doctest: +SKIP
     0
     """
+    if seed < 0:
+        raise ArgumentError(f"seed must be 0 or more, got {seed}")
     from threadpoolctl import threadpool_limits
 
     parts_of_split = store.split(split)

@@ -132,12 +132,26 @@ def note_few_tracks(results: Sequence[Neutralisation]) -> list[str]:
     ]
 
 
-def find_dependences(results: Sequence[Neutralisation]) -> list[str]:
-    """Describe the classes whose prediction depends on a cue far more than that of most classes does.
+@dataclass(frozen=True, kw_only=True)
+class Dependence:
+    """A class whose prediction by a bundle depends on a cue.
+
+    Parameters
+    ----------
+    leaf, cue, text : str
+    """
+
+    leaf: str
+    cue: str
+    text: str
+
+
+def find_dependences(results: Sequence[Neutralisation]) -> list[Dependence]:
+    """Find the classes whose prediction depends on a cue far more than that of most classes does.
 
     The sign test of a class must be significant at 5 %, corrected for the number of classes.
     """
-    texts = []
+    found = []
     for cue in dict.fromkeys(item.cue for item in results):
         items = [item for item in results if item.cue == cue]
         usual_loss = float(np.median([item.recall - item.neutralised_recall for item in items]))
@@ -146,16 +160,19 @@ def find_dependences(results: Sequence[Neutralisation]) -> list[str]:
             loss, gain = item.recall - item.neutralised_recall, item.neutralised_predicted - item.predicted
             alpha = _ALPHA / len(items)
             if item.loss_p_value <= alpha and loss - max(usual_loss, 0.0) >= _MIN_EXCESS:
-                texts.append(
+                text = (
                     f"recall of {item.leaf} falls from {item.recall:.0%} to {item.neutralised_recall:.0%} when {cue} "
                     f"is neutralised (median over classes: {usual_loss:.0%})"
                 )
             elif item.gain_p_value <= alpha and gain - max(usual_gain, 0.0) >= _MIN_EXCESS:
-                texts.append(
+                text = (
                     f"{item.leaf} is predicted for {item.neutralised_predicted:.0%} of the other tracks when {cue} is "
                     f"neutralised, and for {item.predicted:.0%} before"
                 )
-    return texts
+            else:
+                continue
+            found.append(Dependence(leaf=item.leaf, cue=cue, text=text))
+    return found
 
 
 def _compare(

@@ -7,7 +7,7 @@ class is named if a cue tells it from the others better than music does whose lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,15 @@ from genretree.audit.cues import Cue, read_cues
 from genretree.corpus.names import join_by_name
 from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError
+from genretree.errors import ArgumentError, CorpusError
+from genretree.evaluation.evaluate import check_images, match_leaves
 from genretree.metrics.intervals import effective_groups
 from genretree.models.linear.logistic import group_folds
 from genretree.progress import progress_bar
 from genretree.taxonomy import format_path
 
 if TYPE_CHECKING:
-    from genretree.audit.neutralise import Neutralisation
+    from genretree.audit.neutralise import Dependence, Neutralisation
     from genretree.bundle.bundle import Bundle
 
 MUSIC = "music"
@@ -35,6 +36,7 @@ _MAX_P = 0.01  # of a cue, by permutation
 _MIN_SEPARATION = 2.0  # of a class by a cue, in standard deviations
 _MIN_EXCESS = 0.5  # of that separation over the separation by music
 _MIN_UNEXPLAINED = 1.0  # standard deviations of a class; clean classes of the composed corpus reach 0.80
+_STANDARD_ERRORS = 3.0  # over artists, of the excess and of what is unexplained; about 60 classes and cues are tested
 _MIN_CLASSES = 8  # fewer don't span the music from which a spectrum is predicted
 _RIDGE = 0.1
 _PERMUTATIONS = 40
@@ -144,6 +146,8 @@ class ShortcutAudit:
     shortcuts : tuple of Shortcut
     neutralised : tuple of Neutralisation
         How a bundle's predictions change when a cue is neutralised.
+    dependences : tuple of Dependence
+        Classes whose prediction by the bundle depends on a cue.
     notes : tuple of str
     seed : int
     version : str
@@ -157,6 +161,7 @@ class ShortcutAudit:
     cues: tuple[CueResult, ...]
     shortcuts: tuple[Shortcut, ...]
     neutralised: tuple[Neutralisation, ...]
+    dependences: tuple[Dependence, ...]
     notes: tuple[str, ...]
     seed: int
     version: str
@@ -187,8 +192,10 @@ def audit_shortcuts(
 
     Raises
     ------
+    ArgumentError
+        If `seed` is negative.
     CorpusError
-        If the store has fewer than two leaves or two groups.
+        If the store has fewer than two leaves or two groups, or doesn't fit the bundle.
 
     Examples
     --------
@@ -198,6 +205,11 @@ def audit_shortcuts(
     >>> result.verdict  # doctest: +SKIP
     'No shortcut found: no cue tells a class better than the music does.'
     """
+    if seed < 0:
+        raise ArgumentError(f"seed must be 0 or more, got {seed}")
+    if bundle is not None:  # before the minutes that the cues take
+        check_images(bundle, store)
+        match_leaves(bundle.taxonomy, store)
     tracks = np.unique(store.slice_tracks[store.rows()])
     tracks = tracks[(store.track_leaves[tracks] >= 0)]
     labels, groups = store.track_leaves[tracks], store.track_groups[tracks]
@@ -243,12 +255,20 @@ def audit_shortcuts(
     known_artists = store.metadata.group_by not in ("track", *WITHOUT_TRACKS)
     shortcuts = _find_concentrated(concentrations) if known_artists else []
     shortcuts += _find_shortcuts(cues, results, scores, classes, groups, names, seed)
-    shortcuts += _find_filtered(cues, results, classes, groups, names, seed, shortcuts)
+    if known_artists:  # otherwise the number of artists, which sets the threshold, is unknown
+        shortcuts += _find_filtered(cues, results, classes, groups, names, seed, shortcuts)
     neutralised: tuple[Neutralisation, ...] = ()
+    dependences: tuple[Dependence, ...] = ()
     notes = []
     if not known_artists:
         notes.append(
-            f"the store is grouped by {store.metadata.group_by}, so artists are unknown and may be on both sides"
+            f"the store is grouped by {store.metadata.group_by}, so artists are unknown and may be on both sides, and "
+            "classes were not tested for filters"
+        )
+    elif few := [item.name for item in concentrations if item.effective_artists < FEW_ARTISTS]:
+        notes.append(
+            f"{len(few)} of {len(names)} classes have fewer than {FEW_ARTISTS:g} effective artists, too few to test "
+            f"for filters: {', '.join(few)}"
         )
     if not any(cue.source == "audio" for cue in cues):
         notes.append("the audio files are missing, so bandwidth and file formats were not tested")
@@ -258,16 +278,19 @@ def audit_shortcuts(
         neutralised, note = neutralise_cues(bundle, store, progress)
         notes += [note] if note else []
         notes += note_few_tracks(neutralised)
-        notes += [f"{bundle.folder.name}: {text}" for text in find_dependences(neutralised)]
+        dependences = tuple(
+            replace(item, text=f"{bundle.folder.name}: {item.text}") for item in find_dependences(neutralised)
+        )
     return ShortcutAudit(
         store=str(store.folder),
         group_by=store.metadata.group_by,
         leaves=tuple(names),
-        verdict=_verdict(shortcuts, results),
+        verdict=_verdict(shortcuts, results, dependences, "" if bundle is None else bundle.folder.name),
         classes=tuple(concentrations),
         cues=tuple(results),
         shortcuts=tuple(shortcuts),
         neutralised=neutralised,
+        dependences=dependences,
         notes=tuple(notes),
         seed=seed,
         version=version("genretree"),
@@ -348,7 +371,7 @@ def _find_shortcuts(
     names: Sequence[str],
     seed: int,
 ) -> list[Shortcut]:
-    """Name the classes that a cue separates better than music does, also when groups are resampled."""
+    """Name the classes that a cue separates better than music does, by three standard errors over groups."""
     music = separate(scores[MUSIC], classes)
     index = np.unique(groups, return_inverse=True)[1]
     members = [np.flatnonzero(index == group) for group in range(index.max() + 1)]
@@ -368,7 +391,8 @@ def _find_shortcuts(
             continue
         excess = np.stack([separate(scores[cue.name][rows], classes[rows]) for rows in samples]) - music_samples
         for leaf in suspects.tolist():
-            if np.percentile(excess[:, leaf], 5) <= 0:
+            has_leaf = [bool((classes[rows] == leaf).any()) for rows in samples]
+            if separation[leaf] - music[leaf] < _STANDARD_ERRORS * excess[has_leaf, leaf].std():
                 continue
             text = f"{names[leaf]} can be identified by its {cue.description}: {_describe(cue, classes == leaf)}"
             found.append(
@@ -421,44 +445,74 @@ def _find_filtered(
     seed: int,
     known: Sequence[Shortcut],
 ) -> list[Shortcut]:
-    """Name the classes whose spectrum their music does not explain, also when labels are permuted over groups."""
+    """Name the classes whose spectrum their music does not explain, also when labels are permuted over groups.
+
+    The regressions of other classes are fitted to a filtered class as well, so that a similar class seems to have the
+    inverse filter. Therefore the class with the largest effect comes first, and the rest is fitted again without it.
+    """
     by_name = {cue.name: cue for cue in cues}
     spectrum, music = by_name["spectrum"], by_name[MUSIC]
     if spectrum.source != "audio" or len(names) < _MIN_CLASSES:
         return []
     separation = {result.name: result.separation for result in results}
-    named = {item.leaf for item in known if item.cue == "spectrum"}
-    found = []
-    for leaf, name in enumerate(names):
-        if name in named or not 1 < (classes == leaf).sum() < len(classes):
-            continue
-        residual, z = unexplained_spectrum(spectrum.values, music.values, classes == leaf)
-        size = _root_mean_square(z)
-        if size < _MIN_UNEXPLAINED:
-            continue
-        rng = np.random.default_rng(seed)
-        null = []
-        for _ in range(_PERMUTATIONS):
-            other = permute_over_groups(classes, groups, rng) == leaf
-            if 1 < other.sum() < len(other):
-                null.append(_root_mean_square(unexplained_spectrum(spectrum.values, music.values, other)[1]))
-        if len(null) > 1 and _p_value(size, null)[1] > _MAX_P:
-            continue
+    n_artists = _effective_artists(classes, groups, len(names))
+    removed = [names.index(item.leaf) for item in known if item.cue == "spectrum"]
+    candidates = [leaf for leaf in range(len(names)) if n_artists[leaf] >= FEW_ARTISTS and leaf not in removed]
+    found: list[Shortcut] = []
+    while len(names) - len(removed) >= _MIN_CLASSES:
+        keep = ~np.isin(classes, removed)
+        kept = (spectrum.values[keep], music.values[keep], classes[keep])
+        effects = {leaf: unexplained_spectrum(*kept[:2], kept[2] == leaf) for leaf in candidates}
+        sizes = {leaf: _root_mean_square(z) for leaf, (_, z) in effects.items()}
+        for leaf in sorted(candidates, key=lambda each: -sizes[each]):
+            threshold = max(_MIN_UNEXPLAINED, _STANDARD_ERRORS / n_artists[leaf] ** 0.5)
+            if sizes[leaf] >= threshold and _exceeds_permutations(sizes[leaf], leaf, *kept, groups[keep], seed):
+                break
+        else:
+            break
+        residual, z = effects[leaf]
         band = int(np.abs(z).argmax())
         text = (
-            f"{name} has a long-term spectrum that its music does not explain: {spectrum.features[band]} is "
+            f"{names[leaf]} has a long-term spectrum that its music does not explain: {spectrum.features[band]} is "
             f"{residual[band]:+.1f} from what music like it has in the other classes"
         )
         found.append(
             Shortcut(
-                leaf=name,
+                leaf=names[leaf],
                 cue="spectrum",
                 separation=separation["spectrum"][leaf],
                 music_separation=separation[MUSIC][leaf],
                 text=text,
             )
         )
+        candidates.remove(leaf)
+        removed.append(leaf)
     return found
+
+
+def _effective_artists(classes: Int64Array, groups: Int64Array, n_classes: int) -> list[float]:
+    """Compute the effective number of groups of each class."""
+    sizes = [np.unique(groups[classes == each], return_counts=True)[1] for each in range(n_classes)]
+    return [float(effective_groups(each)) for each in sizes]
+
+
+def _exceeds_permutations(
+    size: float,
+    leaf: int,
+    spectrum: Float64Array,
+    music: Float64Array,
+    classes: Int64Array,
+    groups: Int64Array,
+    seed: int,
+) -> bool:
+    """Whether a class's unexplained spectrum is larger than with labels permuted over groups."""
+    rng = np.random.default_rng(seed)
+    sizes = []
+    for _ in range(_PERMUTATIONS):
+        own = permute_over_groups(classes, groups, rng) == leaf
+        if 1 < own.sum() < len(own):
+            sizes.append(_root_mean_square(unexplained_spectrum(spectrum, music, own)[1]))
+    return len(sizes) < 2 or _p_value(size, sizes)[1] <= _MAX_P
 
 
 def _root_mean_square(values: Float64Array) -> float:
@@ -491,7 +545,9 @@ def _find_concentrated(classes: Sequence[ClassConcentration]) -> list[Shortcut]:
     return found
 
 
-def _verdict(shortcuts: Sequence[Shortcut], results: Sequence[CueResult]) -> str:
+def _verdict(
+    shortcuts: Sequence[Shortcut], results: Sequence[CueResult], dependences: Sequence[Dependence], bundle: str
+) -> str:
     cues = [item for item in results if item.name != MUSIC]
     best = max(cues, key=lambda item: item.accuracy - item.chance)
     music = next(item for item in results if item.name == MUSIC)
@@ -499,13 +555,20 @@ def _verdict(shortcuts: Sequence[Shortcut], results: Sequence[CueResult]) -> str
         f"{best.description} alone reaches a mean recall of {100 * best.accuracy:.0f} % on unseen groups (chance "
         f"{100 * best.chance:.0f} %), music with a matched spectrum {100 * music.accuracy:.0f} %"
     )
-    if not shortcuts:
-        return f"No shortcut found: no cue tells a class better than the music does; {measured}."
+    depends = f"{bundle} depends on {_by_cue(dependences)}" if dependences else ""
+    if shortcuts:
+        return "; ".join(part for part in (f"Shortcuts found: {_by_cue(shortcuts)}", depends, measured) if part) + "."
+    if depends:
+        return f"Shortcuts found: {depends}, although no cue tells a class better than the music does; {measured}."
+    return f"No shortcut found: no cue tells a class better than the music does; {measured}."
+
+
+def _by_cue(items: Sequence[Shortcut | Dependence]) -> str:
+    """List the last labels of the classes behind each cue: `bandwidth (Teen_pop); spectrum (Solo, Opera)`."""
     named: dict[str, list[str]] = {}
-    for item in shortcuts:
+    for item in items:
         named.setdefault(item.cue, []).append(item.leaf.split(" > ")[-1])
-    parts = [f"{cue} ({', '.join(leaves)})" for cue, leaves in named.items()]
-    return f"Shortcuts found: {'; '.join(parts)}; {measured}."
+    return "; ".join(f"{cue} ({', '.join(leaves)})" for cue, leaves in named.items())
 
 
 def _standardise(values: Float64Array) -> Float64Array:

@@ -31,7 +31,13 @@ _ROWS = 20  # per table on the terminal
 @click.option("--shortcuts", is_flag=True, help="Also test how far cues other than music go, and who is in each class.")
 @click.option("--bundle", type=FOLDER, help="With --shortcuts: a bundle whose predictions are tested without cues.")
 @click.option("--out", type=OUT_FOLDER, help="Output folder.  [default: STORE/audit]")
-@click.option("--seed", default=0, show_default=True, help="Seed for the folds of --labels and --shortcuts.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed for the folds of --labels and --shortcuts.",
+)
 @click.option("--strict", is_flag=True, help="Exit with status 1 on leakage or contradictory labels.")
 @click.option("--json", "as_json", is_flag=True, help="Print audit.json.")
 @quiet_option
@@ -64,8 +70,11 @@ def audit(
     loaded = None
     if bundle is not None:
         from genretree.bundle.bundle import load_bundle
+        from genretree.evaluation.evaluate import check_images, match_leaves
 
         loaded = load_bundle(bundle)
+        check_images(loaded, opened)
+        match_leaves(loaded.taxonomy, opened)
     result = run_audit(opened, split_name, labels=labels, seed=seed, progress=not quiet)
     page = save_audit(result, opened, out or store / "audit", command_line())
     found = None
@@ -135,8 +144,8 @@ def show_shortcuts(result: ShortcutAudit) -> None:
             after = (f"{100 * item.neutralised_recall:.0f}" for item in items)
             table.add_row(escape(leaf), str(items[0].tracks), f"{100 * items[0].recall:.0f}", *after)
         console.print(table)
-    for found in result.shortcuts:
-        console.print(f"warning: {escape(found.text)}.")
+    for text in [item.text for item in result.shortcuts] + [item.text for item in result.dependences]:
+        console.print(f"warning: {escape(text)}.")
     for note in result.notes:
         console.print(f"note: {escape(note)}.")
     console.print(escape(result.verdict))

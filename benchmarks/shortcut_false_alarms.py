@@ -96,7 +96,7 @@ def name_classes(
                 separation=tuple(audit.separate(scores[cue.name], labels).tolist()),
             )
         )
-    named = audit._find_shortcuts(cues, results, scores, labels, groups, names, 0)
+    named = audit._find_shortcuts(cues, results, scores, labels, groups, names, 0, True)
     filters = audit._find_filtered(cues, results, labels, groups, names, 0, named)
     return {item.leaf for item in named}, {item.leaf for item in filters}
 

@@ -375,7 +375,7 @@ def test_every_target_is_in_a_section_that_is_measured(monkeypatch: pytest.Monke
     assert len(judged) == len(page.TARGETS) + 1  # the whole run
     assert all(line.count("|") == len(machines) + 2 for line in judged)
     tables = [line for machine in machines.values() for name in machine["sections"] for line in _lines(machine, name)]
-    assert not any("target" in line for line in tables), "targets stand in one table"
+    assert not any("target" in line for line in tables if line.startswith("|")), "targets stand in one table"
 
 
 def _lines(machine: dict[str, Any], name: str) -> list[str]:

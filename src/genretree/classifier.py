@@ -19,6 +19,7 @@ from genretree.errors import ArgumentError, BundleError, SoundError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.models.base import LevelProbabilities, embed_slices
 from genretree.models.runtime.types import Precision, RuntimeChoice
+from genretree.parallel import FILE_WORKERS
 from genretree.prediction.predict import (
     Prediction,
     PredictionError,
@@ -152,7 +153,7 @@ class Classifier(Bundle):
         n_genres: int | None = None,
         salvage: bool = False,
         music_only: bool = True,
-        workers: int = 2,
+        workers: int = FILE_WORKERS,
     ) -> Prediction: ...
 
     @overload
@@ -166,7 +167,7 @@ class Classifier(Bundle):
         n_genres: int | None = None,
         salvage: bool = False,
         music_only: bool = True,
-        workers: int = 2,
+        workers: int = FILE_WORKERS,
     ) -> list[Prediction | PredictionError]: ...
 
     def predict(
@@ -179,7 +180,7 @@ class Classifier(Bundle):
         n_genres: int | None = None,
         salvage: bool = False,
         music_only: bool = True,
-        workers: int = 2,
+        workers: int = FILE_WORKERS,
     ) -> Prediction | list[Prediction | PredictionError]:
         """Predict the genre path of one or several tracks.
 
@@ -249,7 +250,12 @@ class Classifier(Bundle):
         return list(predict(self, files, workers=workers, n_genres=n_genres, **options))
 
     def predict_proba(
-        self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
+        self,
+        inputs: str | Path | Paths | Array,
+        *,
+        sr: float | None = None,
+        salvage: bool = False,
+        workers: int = FILE_WORKERS,
     ) -> Probabilities:
         """Compute the calibrated probabilities of all nodes of the tree.
 
@@ -295,7 +301,12 @@ class Classifier(Bundle):
         return Probabilities(files=tuple(names), nodes=self._nodes, values=values, errors=tuple(errors))
 
     def embed(
-        self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
+        self,
+        inputs: str | Path | Paths | Array,
+        *,
+        sr: float | None = None,
+        salvage: bool = False,
+        workers: int = FILE_WORKERS,
     ) -> Float32Array | dict[str, Float32Array]:
         """Compute the model's features before its last layer, one vector for each slice.
 

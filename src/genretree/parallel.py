@@ -18,6 +18,9 @@ from typing import TypeVar
 from genretree.files import printable
 
 T = TypeVar("T")
+# Files in work at a time, at most one for each processor. More threads give nothing: each holds Python's interpreter
+# lock for about a fifth of its time (benchmarks/many_cores.py).
+FILE_WORKERS = 8
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 

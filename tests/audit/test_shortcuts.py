@@ -351,6 +351,22 @@ def test_stores_without_files_are_tested_by_their_images(
     assert read_cues(store)[-2].name == "image artefacts"
 
 
+def test_one_missing_or_damaged_file_does_not_end_the_tests_of_the_audio(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(stores[1].folder)
+    damaged = tmp_path / "damaged.wav"
+    damaged.write_bytes(b"RIFF")
+    files = list(store.tracks["file"])
+    monkeypatch.setitem(store.tracks, "file", ["/no/such/gone.wav", str(damaged), *files[2:]])
+    monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 4)
+    found = audit_shortcuts(store)
+    assert {"spectrum", "bandwidth", "file format"} <= {cue.name for cue in found.cues if cue.source == "audio"}
+    (note,) = [note for note in found.notes if "left out" in note]
+    assert note.startswith(f"2 of {store.n_tracks} audio files") and "gone.wav, damaged.wav" in note
+    assert sum(each.tracks for each in found.classes) == store.n_tracks - 2
+
+
 def test_a_store_of_one_genre_is_refused(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(stores[0].folder)
     monkeypatch.setitem(store.tracks, "leaf", [0] * store.n_tracks)

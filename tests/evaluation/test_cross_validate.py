@@ -229,4 +229,4 @@ def test_the_command_prints_json_and_a_table(store: Store, tmp_path: Path) -> No
     assert result.exit_code == 1 and "--seeds must be whole numbers" in result.output
     for seed in ("-1", "0,4294967296"):
         result = CliRunner().invoke(main, [*words, "--seeds", seed])
-        assert result.exit_code == 1 and "--seeds must be whole numbers from 0 to 4294967295" in result.output
+        assert result.exit_code == 1 and "seeds must be different whole numbers from 0 to 4294967295" in result.output

@@ -156,8 +156,8 @@ def test_too_few_sizes_are_refused(store: Store, tmp_path: Path) -> None:
 
 
 def test_negative_seeds_are_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="each of seeds must be at least 0, got -1"):
+    with pytest.raises(ArgumentError, match="seeds must be different whole numbers"):
         learning_curve(store, tmp_path, "boosting", sizes=[1, 2], seeds=[0, -1])
     words = ["learning-curve", str(store.folder), "--recipe", "boosting", "--out", str(tmp_path), "--seeds=-1"]
     result = CliRunner().invoke(main, words)
-    assert result.exit_code == 1 and "--seeds must be whole numbers from 0 to" in result.output
+    assert result.exit_code == 1 and "seeds must be different whole numbers from 0 to" in result.output

@@ -70,7 +70,8 @@ def read_cues(store: Store, progress: bool = False) -> list[Cue]:
     Returns
     -------
     list of Cue
-        Level, bandwidth and file format only if all audio files can be read.
+        Bandwidth and file format only if at least half of the audio files can be read; then what comes from the
+        others is NaN, and otherwise spectrum and level come from the images.
     """
     images = _measure_images(store, progress)
     cues = []
@@ -94,7 +95,7 @@ def read_cues(store: Store, progress: bool = False) -> list[Cue]:
     seconds = np.array([float(value or 0) for value in store.tracks.get("sliced_seconds", [0] * store.n_tracks)])
     if audio is not None:
         seconds = audio["seconds"]
-    if np.ptp(seconds) > 0:
+    if np.nanmax(seconds) > np.nanmin(seconds):
         cues.append(Cue("length", "length of the file", ("seconds",), seconds[:, None], "table"))
     if np.ptp(store.starts) > 0:
         cues.append(_positions(store))
@@ -132,7 +133,7 @@ def _positions(store: Store) -> Cue:
 
 def _formats(values: Float64Array) -> Cue:
     """One-hot codecs, channels and bit rate."""
-    codecs = sorted(set(values[:, 0].astype(int).tolist()))
+    codecs = sorted({int(code) for code in values[:, 0] if np.isfinite(code)})
     one_hot = [(values[:, 0] == code).astype(float) for code in codecs]
     names = (*(f"{_name_codec(code)} (0 or 1)" for code in codecs), "channels", "bit rate (kbit/s)")
     columns = np.stack([*one_hot, values[:, 1], values[:, 2]], axis=1)
@@ -147,29 +148,42 @@ def _name_codec(code: int) -> str:
 
 
 def _measure_files(store: Store, progress: bool) -> dict[str, Float64Array] | None:
-    """Measure all audio files; None if any of them can't be read."""
+    """Measure all audio files, NaN for those that can't be read; None if these are more than half."""
     files = [str(path or "") for path in store.tracks.get("file", ())]
-    if not files or not all(Path(path).is_file() for path in files):
+    if 2 * sum(Path(path).is_file() for path in files) < max(len(files), 1):
         return None
-    measured: list[dict[str, Any]] = []
+    measured: list[dict[str, Any] | None] = []
     with progress_bar(len(files), "cues", "file", progress) as tick:
-        try:
-            if len(files) < _MIN_FILES_FOR_PROCESSES or available_processors() < 2:
-                for path in files:
-                    measured.append(measure_file(path))
+        if len(files) < _MIN_FILES_FOR_PROCESSES or available_processors() < 2:
+            for path in files:
+                measured.append(_try_to_measure(path))
+                tick()
+        else:
+            with worker_pool(available_processors()) as pool:
+                for found in pool.map(_try_to_measure, files, chunksize=4):
+                    measured.append(found)
                     tick()
-            else:
-                with worker_pool(available_processors()) as pool:
-                    for found in pool.map(measure_file, files, chunksize=4):
-                        measured.append(found)
-                        tick()
-        except SoundError:
-            return None
-    for found in measured:
+    known = [found for found in measured if found is not None]
+    if 2 * len(known) < len(files):
+        return None
+    for found in known:
         _CODECS.setdefault(found["codec"], len(_CODECS))
-    table = {name: np.array([found[name] for found in measured]) for name in ("spectrum", "level", "bandwidth")}
-    formats = [[_CODECS[each["codec"]], each["channels"], each["kilobits"]] for each in measured]
-    return {**table, "format": np.array(formats), "seconds": np.array([each["seconds"] for each in measured])}
+        found["format"] = [_CODECS[found["codec"]], found["channels"], found["kilobits"]]
+    rows = [row for row, found in enumerate(measured) if found is not None]
+    table = {}
+    for name in ("spectrum", "level", "bandwidth", "format", "seconds"):
+        values = np.array([found[name] for found in known], dtype=float)
+        table[name] = np.full((len(files), *values.shape[1:]), np.nan)
+        table[name][rows] = values
+    return table
+
+
+def _try_to_measure(path: str) -> dict[str, Any] | None:
+    """Measure an audio file; None if it is missing or can't be decoded."""
+    try:
+        return measure_file(path) if Path(path).is_file() else None
+    except (OSError, SoundError):
+        return None
 
 
 def measure_file(path: str) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Neutralisation:
 def neutralise_cues(bundle: Bundle, store: Store, progress: bool = False) -> tuple[tuple[Neutralisation, ...], str]:
     """Predict a store's tracks with and without each cue; tracks of the training data are left out if possible.
 
-    Cues are changed in the audio if its files are there, in up to 20 tracks of each leaf, and otherwise in the images.
+    Cues are changed in the audio if at least half of its files are there, in up to 20 tracks of each leaf, and
+    otherwise in the images.
 
     Returns
     -------
@@ -88,7 +89,11 @@ def neutralise_cues(bundle: Bundle, store: Store, progress: bool = False) -> tup
     tracks = tracks[unseen] if unseen.any() else tracks
     leaves = match_leaves(bundle.taxonomy, store)
     files = [str(path or "") for path in store.tracks.get("file", ())]
-    if files and all(Path(files[track]).is_file() for track in tracks.tolist()):
+    there = np.array([bool(files) and Path(files[track]).is_file() for track in tracks.tolist()])
+    if 2 * there.sum() >= len(tracks):
+        if not there.all():
+            notes.append(f"{(~there).sum()} of {len(tracks)} audio files are missing; cues were not changed in them")
+        tracks = tracks[there]
         chosen = choose_tracks(tracks, leaves[tracks])
         if len(chosen) < len(tracks):
             notes.append(f"cues were neutralised in {len(chosen)} of {len(tracks)} tracks")

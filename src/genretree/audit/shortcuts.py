@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
 from genretree.errors import ArgumentError, CorpusError
 from genretree.evaluation.evaluate import check_images, match_leaves
+from genretree.files import printable
 from genretree.metrics.intervals import effective_groups
 from genretree.models.linear.logistic import group_folds
 from genretree.progress import progress_bar
@@ -36,13 +38,15 @@ _MAX_P = 0.01  # of a cue, by permutation
 _MIN_SEPARATION = 2.0  # of a class by a cue, in standard deviations
 _MIN_EXCESS = 0.5  # of that separation over the separation by music
 _MIN_UNEXPLAINED = 1.0  # standard deviations of a class; clean classes of the composed corpus reach 0.80
-_STANDARD_ERRORS = 3.0  # over artists, of the excess and of what is unexplained; about 60 classes and cues are tested
+_STANDARD_ERRORS = 3.0  # over artists, of what is unexplained, and of the excess if artists are few or unknown
+_ENOUGH_STANDARD_ERRORS = 2.0  # of the excess, if a class has enough artists
 _MIN_CLASSES = 8  # fewer don't span the music from which a spectrum is predicted
 _RIDGE = 0.1
 _PERMUTATIONS = 40
 _RESAMPLES = 200
 _C, _MUSIC_C = 0.1, 0.01  # inverse regularisation; the reference has ten times as many features
 _FOLDS = 5
+_MAX_NAMED = 3  # files in a note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,12 +216,16 @@ def audit_shortcuts(
         match_leaves(bundle.taxonomy, store)
     tracks = np.unique(store.slice_tracks[store.rows()])
     tracks = tracks[(store.track_leaves[tracks] >= 0)]
+    _require_classes(store, tracks)
+    cues = read_cues(store, progress)
+    audio = [np.isfinite(cue.values[tracks]).all(axis=1) for cue in cues if cue.source == "audio"]
+    unread = ~np.all(audio, axis=0) if audio else np.zeros(len(tracks), dtype=bool)
+    notes = [_describe_unread(store, tracks[unread], len(tracks))] if unread.any() else []
+    tracks = tracks[~unread]
+    present = _require_classes(store, tracks)
     labels, groups = store.track_leaves[tracks], store.track_groups[tracks]
-    present = np.unique(labels)
-    if len(present) < 2 or len(np.unique(groups)) < 2:
-        raise CorpusError(f"{store.folder}: shortcuts need at least two genres and two artists; add music")
     classes = np.searchsorted(present, labels)
-    cues = [_select(cue, tracks) for cue in read_cues(store, progress)]
+    cues = [_select(cue, tracks) for cue in cues]
     scores: dict[str, Float64Array] = {}
     results = []
     total = sum(1 + (_PERMUTATIONS if cue.name != MUSIC else 0) for cue in cues)
@@ -254,12 +262,11 @@ def audit_shortcuts(
     ]
     known_artists = store.metadata.group_by not in ("track", *WITHOUT_TRACKS)
     shortcuts = _find_concentrated(concentrations) if known_artists else []
-    shortcuts += _find_shortcuts(cues, results, scores, classes, groups, names, seed)
+    shortcuts += _find_shortcuts(cues, results, scores, classes, groups, names, seed, known_artists)
     if known_artists:  # otherwise the number of artists, which sets the threshold, is unknown
         shortcuts += _find_filtered(cues, results, classes, groups, names, seed, shortcuts)
     neutralised: tuple[Neutralisation, ...] = ()
     dependences: tuple[Dependence, ...] = ()
-    notes = []
     if not known_artists:
         notes.append(
             f"the store is grouped by {store.metadata.group_by}, so artists are unknown and may be on both sides, and "
@@ -271,7 +278,7 @@ def audit_shortcuts(
             f"for filters: {', '.join(few)}"
         )
     if not any(cue.source == "audio" for cue in cues):
-        notes.append("the audio files are missing, so bandwidth and file formats were not tested")
+        notes.append("most audio files are missing or can't be read, so bandwidth and file formats were not tested")
     if bundle is not None:
         from genretree.audit.neutralise import find_dependences, neutralise_cues, note_few_tracks
 
@@ -294,6 +301,24 @@ def audit_shortcuts(
         notes=tuple(notes),
         seed=seed,
         version=version("genretree"),
+    )
+
+
+def _require_classes(store: Store, tracks: Int64Array) -> Int64Array:
+    """Return the leaves of tracks, of which there must be two, and two artists."""
+    present: Int64Array = np.unique(store.track_leaves[tracks])
+    if len(present) < 2 or len(np.unique(store.track_groups[tracks])) < 2:
+        raise CorpusError(f"{store.folder}: shortcuts need at least two genres and two artists; add music")
+    return present
+
+
+def _describe_unread(store: Store, tracks: Int64Array, total: int) -> str:
+    """Name tracks whose files could not be measured."""
+    names = [printable(Path(str(store.tracks["file"][track])).name) for track in tracks[:_MAX_NAMED].tolist()]
+    more = f" and {len(tracks) - len(names)} more" if len(tracks) > len(names) else ""
+    return (
+        f"{len(tracks)} of {total} audio files are missing or can't be read, so these tracks were left out of the "
+        f"tests: {', '.join(names)}{more}"
     )
 
 
@@ -370,8 +395,9 @@ def _find_shortcuts(
     groups: Int64Array,
     names: Sequence[str],
     seed: int,
+    known_artists: bool,
 ) -> list[Shortcut]:
-    """Name the classes that a cue separates better than music does, by three standard errors over groups."""
+    """Name the classes that a cue separates better than music does, by two or three standard errors over groups."""
     music = separate(scores[MUSIC], classes)
     index = np.unique(groups, return_inverse=True)[1]
     members = [np.flatnonzero(index == group) for group in range(index.max() + 1)]
@@ -381,6 +407,10 @@ def _find_shortcuts(
         for _ in range(_RESAMPLES)
     ]
     music_samples = np.stack([separate(scores[MUSIC][rows], classes[rows]) for rows in samples])
+    n_artists = _effective_artists(classes, groups, len(names))
+    errors = [
+        _ENOUGH_STANDARD_ERRORS if known_artists and number >= FEW_ARTISTS else _STANDARD_ERRORS for number in n_artists
+    ]
     found = []
     for cue, result in zip(cues, results, strict=True):
         if cue.name == MUSIC or result.p_value > _MAX_P:
@@ -392,7 +422,7 @@ def _find_shortcuts(
         excess = np.stack([separate(scores[cue.name][rows], classes[rows]) for rows in samples]) - music_samples
         for leaf in suspects.tolist():
             has_leaf = [bool((classes[rows] == leaf).any()) for rows in samples]
-            if separation[leaf] - music[leaf] < _STANDARD_ERRORS * excess[has_leaf, leaf].std():
+            if separation[leaf] - music[leaf] < errors[leaf] * excess[has_leaf, leaf].std():
                 continue
             text = f"{names[leaf]} can be identified by its {cue.description}: {_describe(cue, classes == leaf)}"
             found.append(

@@ -18,6 +18,7 @@ from genretree.cli.arguments import show_current_options, show_options
 from genretree.cli.options import FILE, FOLDER, download_option, quiet_option, runtime_options
 from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
+from genretree.parallel import FILE_WORKERS
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -128,7 +129,11 @@ def _path_options() -> list[Callable[..., Any]]:
 @click.option("--bundle", type=FOLDER, help="Model bundle: a folder, a name on the Hub, or zoo:NAME. Required.")
 @_database
 @click.option(
-    "--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of files analysed in parallel."
+    "--workers",
+    type=click.IntRange(1),
+    default=FILE_WORKERS,
+    show_default=True,
+    help="Files in work at a time, at most one for each processor.",
 )
 @click.option("--salvage", is_flag=True, help="Analyse the decodable part of truncated files.")
 @click.option("--check-music", is_flag=True, help="Detect speech, noise and silence; needs the weights of mn04.")

@@ -12,6 +12,7 @@ import click
 from genretree.cli.options import FILE, FOLDER, download_option, quiet_option
 from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.files import printable
+from genretree.parallel import FILE_WORKERS
 
 if TYPE_CHECKING:
     from genretree.embedding.embedders import Embedder
@@ -27,7 +28,11 @@ _backbone = click.option(
     "--backbone", metavar="NAME", help="Large pretrained network instead of a bundle: clap, maest, hf://USER/NAME ..."
 )
 _workers = click.option(
-    "--workers", type=click.IntRange(1), default=2, show_default=True, help="Files in work at a time."
+    "--workers",
+    type=click.IntRange(1),
+    default=FILE_WORKERS,
+    show_default=True,
+    help="Files in work at a time, at most one for each processor.",
 )
 
 

@@ -24,6 +24,7 @@ from genretree.cli.options import (
 )
 from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.files import printable
+from genretree.parallel import FILE_WORKERS
 
 if TYPE_CHECKING:
     from genretree.bundle.bundle import Bundle
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    default=2,
+    default=FILE_WORKERS,
     show_default=True,
     help="Files in work at a time, at most one for each processor.",
 )

@@ -57,7 +57,7 @@ def cross_validate(
         folds=folds,
         nested=nested,
         inner_folds=inner_folds,
-        seeds=_parse_seeds(seeds),
+        seeds=_parse_numbers(seeds, "--seeds"),
         progress=not quiet,
     )
     if as_json:
@@ -102,7 +102,7 @@ def learning_curve(
         settings=parse_assignments(assignments),
         sizes=None if sizes is None else _parse_numbers(sizes, "--sizes"),
         folds=folds,
-        seeds=_parse_seeds(seeds),
+        seeds=_parse_numbers(seeds, "--seeds"),
         progress=not quiet,
     )
     if as_json:
@@ -118,14 +118,3 @@ def _parse_numbers(text: str, option: str) -> list[int]:
         return list(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
         raise SettingsError(f"{option} must be whole numbers such as 0,1,2, got '{text}'") from error
-
-
-def _parse_seeds(text: str) -> list[int]:
-    """Parse the comma-separated seeds of `--seeds`."""
-    from genretree.corpus.splits import MAX_SEED
-
-    seeds = _parse_numbers(text, "--seeds")
-    for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise SettingsError(f"--seeds must be whole numbers from 0 to {MAX_SEED}, got {seed}")
-    return seeds

@@ -10,6 +10,7 @@ from genretree.checks import require_integer
 from genretree.embedding.embedders import BackboneEmbedder, FileEmbedding
 from genretree.files import printable
 from genretree.models.pretrained.audio_backbones import AudioBackbone
+from genretree.parallel import FILE_WORKERS
 from genretree.prediction.predict import FileOrFiles, PredictionError, map_files
 from genretree.settings import ImageSettings
 
@@ -28,7 +29,7 @@ def embed_files(
     images: ImageSettings | None = None,
     windows: int = 1,
     salvage: bool = False,
-    workers: int = 2,
+    workers: int = FILE_WORKERS,
 ) -> Iterator[FileEmbeddings | PredictionError]:
     """Compute embeddings of audio files with a pretrained backbone, in order.
 

@@ -22,6 +22,7 @@ from genretree.arrays import Float32Array, Float64Array
 from genretree.embedding.embedders import Embedder, FileEmbedding
 from genretree.errors import ArgumentError, DataError, SoundError
 from genretree.files import atomic_path, content_digest, printable, read_json_text, write_text
+from genretree.parallel import FILE_WORKERS
 from genretree.prediction.predict import PredictionError, find_files, map_files
 from genretree.progress import progress_bar
 
@@ -86,7 +87,7 @@ def embed_files(
     *,
     slices: bool = False,
     salvage: bool = False,
-    workers: int = 2,
+    workers: int = FILE_WORKERS,
     overwrite: bool = False,
     progress: bool = False,
 ) -> EmbedResult:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from genretree.arrays import Float64Array, Int64Array
 from genretree.checks import require_path, require_type
 from genretree.corpus.prepare import add_features
-from genretree.corpus.splits import RECOVERED, WITHOUT_TRACKS, Split, fold_groups
+from genretree.corpus.splits import MAX_SEED, RECOVERED, WITHOUT_TRACKS, Split, fold_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 from genretree.evaluation.evaluate import predict_rows
@@ -373,15 +373,15 @@ class FoldPredictions:
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Check the seeds of a cross-validation.
+    """Check the seeds of a cross-validation or a learning curve.
 
     Raises
     ------
     SettingsError
         If there is none, or they are not different numbers from 0 to 2**32 - 1.
     """
-    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
-        raise SettingsError(f"seeds must be different whole numbers of at least 0, got {list(seeds)}")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= MAX_SEED for seed in seeds):
+        raise SettingsError(f"seeds must be different whole numbers from 0 to {MAX_SEED}, got {list(seeds)}")
 
 
 def check_out(out: str | Path) -> Path:

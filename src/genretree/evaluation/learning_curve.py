@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from genretree.arrays import Float64Array, Int64Array
-from genretree.checks import require_integer, require_type
-from genretree.corpus.splits import MAX_SEED, Split, split_groups
+from genretree.checks import require_type
+from genretree.corpus.splits import Split, split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
 from genretree.evaluation.cross_validate import (
@@ -20,6 +20,7 @@ from genretree.evaluation.cross_validate import (
     add_needed_features,
     build_candidates,
     check_out,
+    check_seeds,
     describe_few_groups,
     describe_folds,
     make_folds,
@@ -186,9 +187,8 @@ def learning_curve(
     Raises
     ------
     SettingsError
-        For an unknown recipe or setting, or fewer than two sizes below the number of artists.
-    ArgumentError
-        For a seed below 0 or above 2**32 - 1.
+        For an unknown recipe or setting, fewer than two sizes below the number of artists, or seeds that are not
+        different numbers from 0 to 2**32 - 1.
     CorpusError
         If the store has fewer groups than folds.
 
@@ -202,10 +202,7 @@ def learning_curve(
     """
     require_type("store", store, Store, "use genretree.Store, or genretree.prepare")
     out = check_out(out)
-    if not seeds:
-        raise SettingsError("a learning curve needs at least one seed")
-    for seed in seeds:
-        require_integer("each of seeds", seed, 0, MAX_SEED)
+    check_seeds(seeds)
     candidate = build_candidates([recipe], settings)[0]
     counts = count_artists(store.track_leaves, store.track_groups, len(store.taxonomy.leaves))
     present = np.flatnonzero(counts)

@@ -25,7 +25,7 @@ from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
 from genretree.models.families.tagger.content import Content, detect_content
 from genretree.models.families.tagger.model import TaggerModel
-from genretree.parallel import available_processors, shared_by
+from genretree.parallel import FILE_WORKERS, available_processors, shared_by
 from genretree.prediction.score_checkpoint import current_checkpoint
 from genretree.progress import report_position
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
@@ -328,7 +328,7 @@ def predict(
     min_confidence: float = 0.0,
     n_genres: int | None = None,
     salvage: bool = False,
-    workers: int = 2,
+    workers: int = FILE_WORKERS,
     music_only: bool = True,
     tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
@@ -405,7 +405,7 @@ def predict_found_files(
     min_confidence: float = 0.0,
     n_genres: int | None = None,
     salvage: bool = False,
-    workers: int = 2,
+    workers: int = FILE_WORKERS,
     music_only: bool = True,
     tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
@@ -449,7 +449,9 @@ def check_arguments(
         raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
 
 
-def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 2) -> Iterator[T | PredictionError]:
+def map_files(
+    function: Callable[[Path], T], files: FileOrFiles, workers: int = FILE_WORKERS
+) -> Iterator[T | PredictionError]:
     """Apply a function to audio files, some at a time, and yield the results in the order of the files.
 
     Parameters

@@ -26,7 +26,7 @@ from genretree.library.scan.classifier import (
     classify_file,
     fingerprint_file,
 )
-from genretree.parallel import available_processors, shared_by, worker_pool
+from genretree.parallel import FILE_WORKERS, available_processors, shared_by, worker_pool
 from genretree.progress import on_position, progress_bar
 from genretree.remote import is_url, local_path
 from genretree.sound.walk import FoundFile, Skipped, SoundWalk
@@ -110,7 +110,7 @@ def analyse(
     places: Sequence[str | Path],
     make_classifier: Callable[[], FileClassifier],
     *,
-    workers: int = 2,
+    workers: int = FILE_WORKERS,
     hidden: bool = False,
     retry_failed: bool = False,
     engine: Callable[[FileClassifier], Engine] | None = None,

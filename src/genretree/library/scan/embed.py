@@ -12,6 +12,7 @@ from genretree.embedding.neighbours import TrackIndex
 from genretree.errors import LibraryError, SoundError
 from genretree.library.database.connection import Database
 from genretree.library.database.embeddings import list_unembedded, read_embeddings, save_embedding
+from genretree.parallel import FILE_WORKERS
 from genretree.prediction.predict import PredictionError, map_files
 from genretree.progress import progress_bar
 from genretree.remote import is_url
@@ -50,7 +51,7 @@ def has_unembedded(database: Database, model: str) -> bool:
 
 
 def embed_library(
-    database: Database, embedder: Embedder, *, workers: int = 2, progress: bool = False
+    database: Database, embedder: Embedder, *, workers: int = FILE_WORKERS, progress: bool = False
 ) -> EmbeddedCounts:
     """Embed all analysed files that have no embedding by this network; each is saved at once.
 

@@ -196,7 +196,7 @@ def test_seeds_are_different_numbers(store: Store, tmp_path: Path, seeds: list[i
 
 @pytest.mark.parametrize("given", [{"settings": {"seed": 3}}, {"choices": {"seed": [1, 2]}}])
 def test_the_seed_is_not_a_setting_to_choose(given: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="--seeds"):
+    with pytest.raises(SettingsError, match="sets 'seed'; name the seeds in `seeds`"):
         build_candidates(["boosting"], **given)
 
 
@@ -227,6 +227,8 @@ def test_the_command_prints_json_and_a_table(store: Store, tmp_path: Path) -> No
     assert "| boosting | artist-disjoint |" in result.output
     result = CliRunner().invoke(main, [*words, "--seeds", "a"])
     assert result.exit_code == 1 and "--seeds must be whole numbers" in result.output
+    result = CliRunner().invoke(main, [*words, "--choose", "seed=[1,2]"])
+    assert result.exit_code == 1 and "name the seeds in --seeds" in result.output
     for seed in ("-1", "0,4294967296"):
         result = CliRunner().invoke(main, [*words, "--seeds", seed])
         assert result.exit_code == 1 and "seeds must be different whole numbers from 0 to 4294967295" in result.output

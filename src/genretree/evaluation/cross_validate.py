@@ -193,7 +193,7 @@ def build_candidates(
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise SettingsError(f"the choices of '{name}' must be a list such as [1, 2], got {values!r}")
     if "seed" in {*grid, *(settings or {})}:
-        raise SettingsError("each seed of the cross-validation sets 'seed'; use `seeds` (--seeds 0,1,2) instead")
+        raise SettingsError("each seed of the cross-validation sets 'seed'; name the seeds in `seeds`")
     candidates = []
     for recipe_name in dict.fromkeys(recipes):
         recipe = None if recipe_name in family_names() else Recipe.load(recipe_name)

@@ -24,7 +24,6 @@ import csv
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from whole_process import ratio
 
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.manifest import Failure, read_manifest
@@ -90,7 +91,7 @@ def prepare_and_nap(job: TrackJob | None) -> int:
 
 
 def await_workers(pool: Executor, count: int, job: TrackJob | None = None) -> None:
-    """Return when so many workers run; with a job, each has done it."""
+    """Wait until `count` workers run and, if a job is given, each has done it."""
     seen: set[int] = set()
     until = time.monotonic() + 60
     while len(seen) < count:
@@ -100,7 +101,7 @@ def await_workers(pool: Executor, count: int, job: TrackJob | None = None) -> No
 
 
 def measure_prepare(files: Sequence[Path], count: int) -> float:
-    """Return the seconds of `prepare` with so many processors, from when the workers have loaded their libraries."""
+    """Time `prepare` on `count` processors, in seconds, from when its workers have loaded their libraries."""
     began = 0.0
 
     def run(jobs: Sequence[TrackJob], report: Callable[[TrackJob, Failure | None], None]) -> None:
@@ -198,7 +199,7 @@ def predict_forever(folder: Path, files: Sequence[Path]) -> None:
 
 
 def predict_once(folder: Path, files: Sequence[Path], count: int) -> None:
-    """Predict with so many processors and workers; print the seconds of all files when libraries are loaded."""
+    """Predict on `count` processors with as many workers, and print the seconds; loading libraries does not count."""
     with processors(count):
         bundle = load_bundle(folder, "auto", "auto")
         list(predict(bundle, files[: 2 * count], workers=count))
@@ -208,7 +209,7 @@ def predict_once(folder: Path, files: Sequence[Path], count: int) -> None:
 
 
 def measure_predict(folder: Path, music: Path, n_files: int, count: int) -> float:
-    """Return the seconds of `predict` with so many processors, in a process of its own."""
+    """Time `predict` on `count` processors in a new process, in seconds."""
     words = [sys.executable, __file__, str(folder), str(music), "--files", str(n_files), "--once", str(count)]
     return float(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -284,17 +285,10 @@ def rows(found: dict[str, Any]) -> list[list[str]]:
     limit = f"interpreter lock, held {found['lock']:.0%} of a file's time" if "lock" in found else "main process, disk"
     lines = []
     for count, rate in found["cores"].items():
-        ratio = speedup(measured) if int(count) == measured["cores"] else "-"
+        own = ratio(measured["one"], measured["all"]) if int(count) == measured["cores"] else "-"
         simulated = [f"{rate:.1f}", f"{rate / first:.1f}"]
-        lines.append([found["command"], f"{found['seconds']:.3f}", str(count), *simulated, ratio, limit])
+        lines.append([found["command"], f"{found['seconds']:.3f}", str(count), *simulated, own, limit])
     return lines
-
-
-def speedup(measured: dict[str, Any]) -> str:
-    """Return the ratio of medians, and its range over the rounds."""
-    each = [one / every for one, every in zip(measured["one"], measured["all"], strict=True)]
-    middle = statistics.median(measured["one"]) / statistics.median(measured["all"])
-    return f"{middle:.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def main() -> None:

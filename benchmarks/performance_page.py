@@ -24,17 +24,11 @@ import memory
 import published_loop
 import scaling
 import training
+from whole_process import ratio
 
 NOTES = Path(__file__).parent / "notes"
 DATE = "%Y-%m-%d %H:%M"
 FULL = "512 components, 29,100 rows"  # the study's number of slices
-
-
-def ratio(usual: Sequence[float], ours: Sequence[float], times: float = 1) -> str:
-    """Ratio of medians, and the least and greatest of a round."""
-    each = [times * one / other for one, other in zip(usual, ours, strict=True)]
-    middle = times * statistics.median(usual) / statistics.median(ours)
-    return f"{middle:.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def spread(seconds: Sequence[float]) -> str:

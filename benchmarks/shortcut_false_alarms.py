@@ -22,7 +22,7 @@ from shortcuts import equaliser_curve
 
 from genretree.arrays import Int64Array
 from genretree.audit import shortcuts as audit
-from genretree.audit.cues import Cue, read_cues
+from genretree.audit.cues import BAND_CENTRES, Cue, read_cues
 from genretree.corpus.store import Store
 from genretree.taxonomy import format_path
 
@@ -36,12 +36,11 @@ def main() -> None:
     options = parser.parse_args()
     stores = [Store(folder) for folder in options.stores]
     measured = [read_cues(store) for store in stores]
-    edges = np.geomspace(50.0, 20000.0, 31)
-    curve = equaliser_curve(np.sqrt(edges[1:] * edges[:-1]))
+    curve = equaliser_curve(BAND_CENTRES)
     print("| artists | corpora | with a class named | by cues | by filters | equalised classes named | others named |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for artists in options.artists:
-        corpora = accused = by_cues = by_filters = equalised = others = classes = 0
+        corpora = accused = by_cues = by_filters = equalised = others = 0
         for store, cues in zip(stores, measured, strict=True):
             names = [format_path(leaf) for leaf in store.taxonomy.leaves]
             for draw in range(options.draws):
@@ -61,9 +60,8 @@ def main() -> None:
                 found = set().union(*name_classes(selected, labels, groups, names))
                 equalised += names[leaf] in found
                 others += len(found - {names[leaf]})
-                classes += 1
         print(
-            f"| {artists} | {corpora} | {accused} | {by_cues} | {by_filters} | {equalised} of {classes} | {others} |",
+            f"| {artists} | {corpora} | {accused} | {by_cues} | {by_filters} | {equalised} of {corpora} | {others} |",
             flush=True,
         )
 

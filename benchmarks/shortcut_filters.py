@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from shortcuts import equaliser_curve
 
-from genretree.audit.cues import Cue, read_cues
+from genretree.audit.cues import BAND_CENTRES, Cue, read_cues
 from genretree.audit.shortcuts import MUSIC, CueResult, _find_filtered
 from genretree.corpus.store import Store
 from genretree.taxonomy import format_path
@@ -31,8 +31,7 @@ def main() -> None:
     store = Store(options.store)
     cues = {cue.name: cue for cue in read_cues(store) if cue.name in ("spectrum", MUSIC)}
     names = [format_path(leaf) for leaf in store.taxonomy.leaves]
-    edges = np.geomspace(50.0, 20000.0, 31)
-    curve = equaliser_curve(np.sqrt(edges[1:] * edges[:-1]))
+    curve = equaliser_curve(BAND_CENTRES)
     results = [
         CueResult(
             name=name,

@@ -1,7 +1,8 @@
-"""Time and memory of a process together with all that it starts."""
+"""Time and memory of a process together with all that it starts, and how times compare."""
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,13 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 SAMPLE_SECONDS = 0.5  # reading the sizes stops the process for some milliseconds
+
+
+def ratio(usual: Sequence[float], ours: Sequence[float], times: float = 1) -> str:
+    """Ratio of medians, and the least and greatest of a round."""
+    each = [times * one / other for one, other in zip(usual, ours, strict=True)]
+    middle = times * statistics.median(usual) / statistics.median(ours)
+    return f"{middle:.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def measure(

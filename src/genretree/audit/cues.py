@@ -26,6 +26,7 @@ from genretree.sound.mel_scale import mel_frequencies
 STEEP_EDGE = 20.0  # dB over 300 Hz; the long-term spectrum of music without a codec falls by up to 12
 _MAX_SECONDS = 120.0  # of a file
 _BANDS = np.geomspace(50.0, 20000.0, 31)  # Hz
+BAND_CENTRES = np.sqrt(_BANDS[1:] * _BANDS[:-1])  # Hz, of the spectrum of a file
 _EDGE_HERTZ, _LOWEST_EDGE = 300.0, 3000.0
 _SILENT = 60.0  # dB below the loudest frame
 _FLOOR = 1e-14
@@ -84,8 +85,7 @@ def read_cues(store: Store, progress: bool = False) -> list[Cue]:
         names = ("mean (grey levels)", "standard deviation (grey levels)", "10th percentile", "90th percentile")
         cues.append(Cue("level", "level and dynamics", names, images["level"], "images"))
     else:
-        centers = np.sqrt(_BANDS[1:] * _BANDS[:-1])
-        names = tuple(f"level at {round(frequency)} Hz (dB)" for frequency in centers)
+        names = tuple(f"level at {round(frequency)} Hz (dB)" for frequency in BAND_CENTRES)
         cues.append(Cue("spectrum", "long-term spectrum (mastering curve)", names, audio["spectrum"], "audio"))
         names = ("peak (dBFS)", "level (dBFS)", "crest factor (dB)", "range of levels (dB)", "quietest frames (dBFS)")
         cues.append(Cue("level", "level, dynamics and noise floor", names, audio["level"], "audio"))

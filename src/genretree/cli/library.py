@@ -15,10 +15,9 @@ import click
 from click.core import ParameterSource
 
 from genretree.cli.arguments import show_current_options, show_options
-from genretree.cli.options import FILE, FOLDER, download_option, quiet_option, runtime_options
+from genretree.cli.options import FILE, FOLDER, download_option, quiet_option, runtime_options, workers_option
 from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
-from genretree.parallel import FILE_WORKERS
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -128,13 +127,7 @@ def _path_options() -> list[Callable[..., Any]]:
 @click.argument("places", nargs=-1, required=True, metavar="DIR...")
 @click.option("--bundle", type=FOLDER, help="Model bundle: a folder, a name on the Hub, or zoo:NAME. Required.")
 @_database
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=FILE_WORKERS,
-    show_default=True,
-    help="Files in work at a time, at most one for each processor.",
-)
+@workers_option
 @click.option("--salvage", is_flag=True, help="Analyse the decodable part of truncated files.")
 @click.option("--check-music", is_flag=True, help="Detect speech, noise and silence; needs the weights of mn04.")
 @click.option("--hidden", is_flag=True, help="Include hidden files and folders.")

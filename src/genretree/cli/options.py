@@ -10,6 +10,7 @@ import click
 
 from genretree.cli.output import SafeOutput
 from genretree.errors import SettingsError
+from genretree.parallel import FILE_WORKERS
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path)
@@ -43,6 +44,17 @@ def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--download`."""
     text = "Download BUNDLE, by a name on the Hub or zoo:NAME, if it is not in the cache."
     return click.option("--download", is_flag=True, help=text)(command)
+
+
+def workers_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--workers`."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(1),
+        default=FILE_WORKERS,
+        show_default=True,
+        help="Files in work at a time, at most one for each processor.",
+    )(command)
 
 
 def runtime_options(runtime: str, precision: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genretree.cli.options import FILE, FOLDER, download_option, quiet_option
+from genretree.cli.options import FILE, FOLDER, download_option, quiet_option, workers_option
 from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.files import printable
-from genretree.parallel import FILE_WORKERS
 
 if TYPE_CHECKING:
     from genretree.embedding.embedders import Embedder
@@ -26,13 +25,6 @@ _bundle = click.option(
 )
 _backbone = click.option(
     "--backbone", metavar="NAME", help="Large pretrained network instead of a bundle: clap, maest, hf://USER/NAME ..."
-)
-_workers = click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=FILE_WORKERS,
-    show_default=True,
-    help="Files in work at a time, at most one for each processor.",
 )
 
 
@@ -50,7 +42,7 @@ _workers = click.option(
 @click.option("--slices", is_flag=True, help="Write a row for each slice instead of the mean over a file.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@_workers
+@workers_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @download_option
 @quiet_option
@@ -119,7 +111,7 @@ def embed(
 @click.option("-n", "n", type=click.IntRange(1), default=10, show_default=True, help="Number of tracks.")
 @_bundle
 @_backbone
-@_workers
+@workers_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @download_option
 @quiet_option

@@ -20,11 +20,11 @@ from genretree.cli.options import (
     require_folder,
     runtime_options,
     vocabulary_option,
+    workers_option,
     write_or_print,
 )
 from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.files import printable
-from genretree.parallel import FILE_WORKERS
 
 if TYPE_CHECKING:
     from genretree.bundle.bundle import Bundle
@@ -55,13 +55,7 @@ if TYPE_CHECKING:
     help="Maximum number of genres: the path, and other probable nodes of its level.",
 )
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=FILE_WORKERS,
-    show_default=True,
-    help="Files in work at a time, at most one for each processor.",
-)
+@workers_option
 @click.option(
     "--tree",
     metavar="NAME|FILE",

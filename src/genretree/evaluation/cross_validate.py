@@ -11,7 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -291,21 +291,25 @@ def cross_validate(
     expected = []
     precisions: dict[str, set[str]] = {each.name: set() for each in candidates}
     with progress_bar(total, "cross-validate", "model", progress) as tick:
+
+        def predict(split: Split, candidate: Candidate) -> FoldPredictions:
+            found = predict_fold(store, split, candidate, split.seed, out, tick)
+            precisions[candidate.name] |= found.precision
+            return found
+
         for seed, splits in outer.items():
             if not nested:
                 for candidate in candidates:
-                    parts = [predict_fold(store, split, candidate, seed, out, tick) for split in splits]
-                    precisions[candidate.name].update(*(part.precision for part in parts))
+                    parts = [predict(split, candidate) for split in splits]
                     predictions.setdefault(candidate.name, []).append(FoldPredictions.join(parts))
                 continue
             parts = []
             for split in splits:
-                inner = _score_inner(store, split, candidates, inner_folds, seed, out, tick, precisions)
+                inner = _score_inner(store, split, candidates, inner_folds, predict)
                 chosen = max(candidates, key=lambda each: inner[each.name])  # the first of equals
                 selected.append(Selection(seed=seed, fold=split.fold or 0, chosen=chosen.name, inner=inner))
                 expected.append(inner[chosen.name])
-                parts.append(predict_fold(store, split, chosen, seed, out, tick))
-                precisions[chosen.name] |= parts[-1].precision
+                parts.append(predict(split, chosen))
             predictions.setdefault(NESTED, []).append(FoldPredictions.join(parts))
     rows = tuple(
         _make_row(store, name, by_seed, float(np.mean(expected)) if nested else None)
@@ -344,7 +348,7 @@ class FoldPredictions:
     independent : bool array, shape (n,)
         Whether a track was predicted with independent heads; a nested choice may differ between folds.
     precision : frozenset of str
-        Precisions in which the networks were trained.
+        Precisions in which the networks of a single fold were trained.
     """
 
     tracks: Int64Array
@@ -358,8 +362,7 @@ class FoldPredictions:
         tracks = np.concatenate([part.tracks for part in parts])
         order = np.argsort(tracks, kind="stable")
         levels = [np.concatenate(each)[order] for each in zip(*(part.levels for part in parts), strict=True)]
-        precision = frozenset().union(*(part.precision for part in parts))
-        return cls(tracks[order], levels, np.concatenate([part.independent for part in parts])[order], precision)
+        return cls(tracks[order], levels, np.concatenate([part.independent for part in parts])[order])
 
     def predicted(self, store: Store) -> Int64Array:
         """Predict a node for each level, shape (n, n_levels)."""
@@ -512,30 +515,27 @@ def _score_inner(
     split: Split,
     candidates: Sequence[Candidate],
     folds: int,
-    seed: int,
-    out: Path,
-    tick: Callable[..., None],
-    precisions: Mapping[str, set[str]],
+    predict: Callable[[Split, Candidate], FoldPredictions],
 ) -> dict[str, float]:
-    """Cross-validate the candidates on the training folds of a split: overall accuracy by track and name.
-
-    The precisions in which networks were trained are added to `precisions`, by candidate.
-    """
+    """Cross-validate the candidates on the training folds of a split: overall accuracy by track and name."""
     parts = np.array(split.parts)
     known = np.flatnonzero(parts != "test")
     inner = fold_groups(
-        store.track_leaves[known], store.track_groups[known], folds=folds, seed=seed, name=f"{split.name}-{_INNER}"
+        store.track_leaves[known],
+        store.track_groups[known],
+        folds=folds,
+        seed=split.seed,
+        name=f"{split.name}-{_INNER}",
     )
     splits = []
     for each in inner:
         spread = np.full(len(parts), _UNUSED, dtype=object)
         spread[known] = each.parts
-        splits.append(Split(name=each.name, protocol="group", seed=seed, parts=tuple(spread.tolist()), fold=each.fold))
+        splits.append(replace(each, parts=tuple(spread.tolist())))
     scores = {}
     for candidate in candidates:
-        joined = FoldPredictions.join([predict_fold(store, each, candidate, seed, out, tick) for each in splits])
+        joined = FoldPredictions.join([predict(each, candidate) for each in splits])
         scores[candidate.name] = float(joined.correct(store).mean())
-        precisions[candidate.name].update(joined.precision)
     return scores
 
 
